@@ -30,16 +30,18 @@ enum tm_codec {
 
 /* Little-endian, 32 bytes, followed by len bytes. Frames and packs hold these back to back, without padding. */
 struct tm_cell {
-	uint64_t block;      /* first block on the disk */
-	uint32_t count;      /* blocks: 1, or 4 from a multiple of 4; ZERO and BAD: any number > 0 */
-	uint16_t len;        /* stored bytes that follow; at most TM_CHUNK */
-	uint8_t codec;       /* enum tm_codec */
-	uint8_t key_id;      /* reserved for encryption at rest; 0 */
-	uint64_t plain_sum;  /* xxh3-64 of the plain bytes; 0 for ZERO and BAD */
-	uint64_t stored_sum; /* xxh3-64 of the len stored bytes, seeded with block, so that a misplaced cell shows; 0 for ZERO and BAD */
+	uint64_t block;     /* first block on the disk */
+	uint32_t count;     /* blocks: 1, or 4 from a multiple of 4; ZERO and BAD: any number > 0 */
+	uint16_t len;       /* stored bytes that follow; at most TM_CHUNK */
+	uint8_t codec;      /* enum tm_codec */
+	uint8_t key_id;     /* reserved for encryption at rest; 0 */
+	uint64_t plain_sum; /* xxh3-64 of the plain bytes; 0 for ZERO and BAD */
+	uint64_t
+		stored_sum; /* xxh3-64 of the len stored bytes, seeded with block, so that a misplaced cell shows; 0 for ZERO and BAD */
 } __attribute__((packed));
 static_assert(sizeof(struct tm_cell) == 32, "cell header");
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "formats are little-endian and used in place");
+static_assert(
+	__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "formats are little-endian and used in place");
 
 /* The most bytes tm_cell_encode() can produce for one chunk (header included): four raw single blocks. */
 #define TM_CELL_ROOM (4 * (sizeof(struct tm_cell) + TM_BLOCK))
@@ -57,7 +59,8 @@ size_t tm_cell_encode_empty(uint64_t block, uint32_t count, enum tm_codec codec,
  * Checks one cell at `buf` (avail bytes, from a peer or a file, not trusted): form, bounds against disk_blocks, and the sum of the stored
  * bytes. Returns header + bytes in *size. -EBADMSG with err set if anything is wrong; nothing beyond avail is touched.
  */
-int tm_cell_check(const void *buf, size_t avail, uint64_t disk_blocks, size_t *size, struct tm_err *err);
+int tm_cell_check(
+	const void *buf, size_t avail, uint64_t disk_blocks, size_t *size, struct tm_err *err);
 
 /*
  * Decodes a checked cell with data (RAW, LZ4) to `plain` (count * TM_BLOCK bytes) and verifies plain_sum. ZERO of at most 4

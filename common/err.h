@@ -14,7 +14,8 @@ struct tm_err {
 };
 
 /* Sets the error; returns -code. A cause in errno is the caller's to name (strerror) or to leave to tm_fail_errno(). */
-int tm_fail(struct tm_err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int tm_fail(struct tm_err *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* The same with ": strerror(errno)" at the end; code is errno (EIO if that is 0). */
 int tm_fail_errno(struct tm_err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
