@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+# make install DESTDIR= PREFIX=: programs, plugin, man pages, systemd units, users, source of the kernel module for DKMS.
+
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+MANDIR      ?= $(PREFIX)/share/man
+SRCDIR      ?= $(PREFIX)/src/tidemark-$(VERSION)
+
+install: progs
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/lib/tidemark \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)/etc/tidemark
+	install -m 755 $(B)/agentctl $(B)/serverctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(B)/tidemark-agent $(B)/tidemark-server $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(B)/nbdkit-tidemark-plugin.so $(DESTDIR)$(PREFIX)/lib/tidemark/
+	for u in agent server; do \
+		sed 's,@PREFIX@,$(PREFIX),g' dist/tidemark-$$u.service >$(DESTDIR)$(UNITDIR)/tidemark-$$u.service && \
+		chmod 644 $(DESTDIR)$(UNITDIR)/tidemark-$$u.service || exit 1; \
+	done
+	install -m 644 dist/tidemark.sysusers $(DESTDIR)$(SYSUSERSDIR)/tidemark.conf
+	for m in docs/*.[1-8]; do \
+		s=$${m##*.}; install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$$s/$${m##*/} || exit 1; \
+	done
+	$(if $(wildcard kmod/Kbuild),install -d $(DESTDIR)$(SRCDIR)/common && \
+		cp -r --no-preserve=ownership kmod $(DESTDIR)$(SRCDIR)/ && \
+		install -m 644 common/tidemark_abi.h $(DESTDIR)$(SRCDIR)/common/ && \
+		sed 's,@VERSION@,$(VERSION),g' $(firstword $(wildcard dkms.conf kmod/dkms.conf)) >$(DESTDIR)$(SRCDIR)/dkms.conf)
