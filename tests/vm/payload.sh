@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# Sourced by vm: what changes from run to run goes into a small image beside the suite's: the module, the programs, the
+# tests. Programs built on this machine carry their own C library along, so that one build runs in every guest.
+
+# build_module SUITE: kmod/ for the suite's kernel, W=1, any warning is an error; result in build/kmod/SUITE:
+# tidemark.ko, and lib/ with what the guest's modprobe needs to know of it. Does nothing when no source is newer.
+build_module() {
+	local suite=$1 out=build/kmod/$1 dir kver lock rc=0
+	[ -f kmod/Kbuild ] || return 0
+	dir=$(image "$suite") || return 1
+	kver=$(cat "$dir/kver")
+	mkdir -p "$out/src"
+	exec {lock}>"$out.lock"
+	flock "$lock"
+	if [ ! -f "$out/done" ] || [ "$(cat "$out/done")" != "$dir" ] ||
+		[ -n "$(find kmod common/tidemark_abi.h dkms.conf -newer "$out/done" 2>/dev/null | head -n 1)" ]; then
+		compile_module "$suite" "$out" "$kver" && echo "$dir" >"$out/done" || rc=1
+	fi
+	exec {lock}>&-
+	return $rc
+}
+
+compile_module() {
+	local suite=$1 out=$2 kver=$3 src
+	rm -f "$out/done" "$out/tidemark.ko"
+	touch "$out/begun"
+	rsync -a --delete --exclude='*.o' --exclude='*.ko' --exclude='.*' --exclude='*.mod*' --exclude=Module.symvers \
+		--exclude=modules.order --exclude='generated' kmod "$out/src/" && mkdir -p "$out/src/common" &&
+		rsync -a common/tidemark_abi.h "$out/src/common/" || return 1
+	src=$(realpath "$out/src")
+	if ! in_chroot "$suite" --bind "$src" -- make -C "/lib/modules/$kver/build" "M=$src/kmod" W=1 ${KMOD_ARGS:-} \
+		modules >"$out/log" 2>&1; then
+		grep -E -A 5 'error|Error|warning|probe' "$out/log" | head -n 60 >&2
+		echo "vm: the module does not build for $suite ($kver): $out/log" >&2
+		return 1
+	fi
+	if grep -E -i 'warning' "$out/log" | grep -v -E 'compiler differs' >&2; then
+		echo "vm: warnings in the module's build for $suite ($kver): $out/log" >&2
+		return 1
+	fi
+	mkdir -p "$out/lib/updates"
+	cp "$src/kmod/tidemark.ko" "$out/lib/updates/" && cp "$src/kmod/tidemark.ko" "$out/" || return 1
+	in_chroot "$suite" --bind "$(realpath "$out/lib")" -- sh -c "
+		mkdir -p /lib/modules/$kver/updates && cp $(realpath "$out/lib")/updates/tidemark.ko /lib/modules/$kver/updates/ &&
+		depmod $kver && cp /lib/modules/$kver/modules.* $(realpath "$out/lib")/"
+}
+
+# portable SOURCE TARGET: a copy of a program that finds loader and libraries in the guest's /tidemark/build/lib.
+portable() {
+	local from=$1 to=$2 lib=build/guest/lib so
+	[ "$to" -nt "$from" ] && return 0
+	mkdir -p "$(dirname "$to")" "$lib"
+	while read -r so; do
+		[ "$lib/$(basename "$so")" -nt "$so" ] || cp -L "$so" "$lib/" || return 1
+	done < <(ldd "$from" 2>/dev/null | sed -n -E 's,.*=> (/[^ ]+) .*,\1,p; s,^\s*(/[^ ]*ld-linux[^ ]*) .*,\1,p')
+	cp "$from" "$to.new" || return 1
+	case $from in
+	*.so) patchelf --force-rpath --set-rpath /tidemark/build/lib "$to.new" ;;
+	*) patchelf --set-interpreter /tidemark/build/lib/ld-linux-x86-64.so.2 --force-rpath \
+		--set-rpath /tidemark/build/lib "$to.new" ;;
+	esac && mv "$to.new" "$to"
+}
+
+# programs: builds the tree's programs and test helpers, and portable copies of them in build/guest/release.
+programs() {
+	local lock p rc=0
+	mkdir -p build/guest
+	exec {lock}>build/guest/lock
+	flock "$lock"
+	make -s progs helpers >build/guest/log 2>&1 {lock}>&- || { tail -n 20 build/guest/log >&2; rc=1; }
+	for p in build/release/* build/release/tests/tools/* build/release/tests/unit/*; do
+		[ -f "$p" ] && [ -x "$p" ] || continue
+		case $p in *.o | *.a | *.d) continue ;; esac
+		portable "$p" "build/guest/${p#build/}" || rc=1
+	done
+	exec {lock}>&-
+	return $rc
+}
+
+# payload SUITE KVER DIR DRIVERS COMMAND...: makes DIR/payload.img.
+payload() {
+	local suite=$1 kver=$2 run=$3 stage=$3/stage drivers=$4 t
+	shift 4
+	t=$stage/tidemark
+	mkdir -p "$t/build/kmod" "$t/.run" "$stage/lib/modules"
+	rsync -a --exclude=/build --exclude=/.git --exclude=/.run ./ "$t/" || return 1
+	[ -d build/guest/lib ] && cp -al build/guest/lib "$t/build/lib"
+	[ -d build/guest/release ] && cp -al build/guest/release "$t/build/release"
+	{
+		echo "export TM_SUITE=$suite"
+		echo "drivers='$drivers'"
+		if [ -f kmod/Kbuild ]; then
+			cp "build/kmod/$suite/tidemark.ko" "$t/build/kmod/"
+			mkdir -p "$stage/usr/lib/modules/$kver"
+			cp -r "build/kmod/$suite/lib/." "$stage/usr/lib/modules/$kver/"
+			echo "export TM_KO=/tidemark/build/kmod/tidemark.ko"
+		fi
+	} >"$t/.run/env"
+	{
+		echo '#!/bin/bash'
+		printf 'exec'
+		printf ' %s' "${@@Q}"
+		echo
+	} >"$t/.run/command"
+	chmod +x "$t/.run/command"
+	rmdir "$stage/lib/modules" "$stage/lib"
+	mksquashfs "$stage" "$run/payload.img" -quiet -no-progress -noI -noD -noF -noX -no-exports -processors 1 \
+		>"$run/payload.log" 2>&1 || { cat "$run/payload.log" >&2; return 1; }
+	rm -rf "$stage"
+}
