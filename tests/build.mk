@@ -5,3 +5,5 @@ SUITE ?= $(SUITES)
 
 kmod:
 	@for s in $(SUITE); do tests/vm/vm kmod $$s || exit 1; done
+
+-include $(wildcard tests/*/build.mk)

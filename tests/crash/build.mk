@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+# Programs that test the kernel module, inside the virtual machines: tests/crash/NAME-main.c and what they share.
+CRASH := $(addprefix $(B)/tests/crash/,$(patsubst tests/crash/%-main.c,%,$(wildcard tests/crash/*-main.c)))
+CRASH_LIB := $(call objs,$(filter-out %-main.c,$(wildcard tests/crash/*.c)))
+.PHONY: crash
+crash: $(CRASH)
+$(B)/tests/crash/%: $(B)/tests/crash/%-main.o $(CRASH_LIB)
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -luring
