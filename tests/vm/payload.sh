@@ -68,8 +68,8 @@ programs() {
 	mkdir -p build/guest
 	exec {lock}>build/guest/lock
 	flock "$lock"
-	make -s progs helpers >build/guest/log 2>&1 {lock}>&- || { tail -n 20 build/guest/log >&2; rc=1; }
-	for p in build/release/* build/release/tests/tools/* build/release/tests/unit/*; do
+	make -s progs helpers crash >build/guest/log 2>&1 {lock}>&- || { tail -n 20 build/guest/log >&2; rc=1; }
+	for p in build/release/* build/release/tests/tools/* build/release/tests/unit/* build/release/tests/crash/*; do
 		[ -f "$p" ] && [ -x "$p" ] || continue
 		case $p in *.o | *.a | *.d) continue ;; esac
 		portable "$p" "build/guest/${p#build/}" || rc=1
