@@ -65,7 +65,8 @@ wait_until() {
 		sleep 0.1
 	done
 }
-# want SECONDS COMMAND...: as wait_until, the test fails if it never succeeds.
+# not COMMAND...; want SECONDS COMMAND...: as wait_until, the test fails if it never succeeds.
+not() { ! "$@"; }
 want() { wait_until "$@" || fail "not within $1 s: ${*:2}"; }
 logged() { grep -qE "$2" "$T/$1.log"; }
 same() { [ "$1" = "$2" ] || fail "$3: $1 is not $2"; }
