@@ -22,7 +22,7 @@ static uint64_t now_ns(void)
 /* Both clocks at nearly one instant: of many tries the one that was least disturbed. */
 static struct mark take_mark(void)
 {
-	struct mark best = { 0, 0 };
+	struct mark best = {0, 0};
 	uint64_t shortest = UINT64_MAX;
 
 	for (int i = 0; i < 100; i++) {
@@ -32,7 +32,7 @@ static struct mark take_mark(void)
 
 		if (took < shortest) {
 			shortest = took;
-			best = (struct mark){ ns, before + took / 2 };
+			best = (struct mark){ns, before + took / 2};
 		}
 	}
 	return best;
@@ -40,7 +40,7 @@ static struct mark take_mark(void)
 
 static uint64_t measure(void)
 {
-	struct timespec nap = { 0, 50000000 };
+	struct timespec nap = {0, 50000000};
 	struct mark a = take_mark();
 
 	nanosleep(&nap, NULL);
