@@ -19,7 +19,8 @@
 
 #define URN "urn:uuid:"
 
-static const unsigned char alpn[] = "\x0btidemark/1";
+static const unsigned char alpn[] = "\x0a"
+				    "tidemark/1";
 #define ALPN_LEN (sizeof(alpn) - 1)
 
 int tm_fail_ssl(struct tm_err *err, int code, const char *what)
