@@ -112,6 +112,14 @@ int tmk_info(struct tmk *t, uint32_t disk, struct tmk_info *info)
 	return call(t->fd, TMK_INFO, info);
 }
 
+int tmk_info_next(struct tmk *t, uint32_t disk, struct tmk_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	info->disk = disk;
+	info->flags = TMK_INFO_NEXT;
+	return call(t->fd, TMK_INFO, info);
+}
+
 int tmk_stats(struct tmk *t, struct tmk_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));

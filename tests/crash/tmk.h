@@ -45,6 +45,8 @@ int tmk_attach(struct tmk *t, struct disk *d, uint32_t *reason);
 int tmk_detach(struct tmk *t, const struct disk *d);
 int tmk_resync(struct tmk *t, const struct disk *d, uint32_t doubt);
 int tmk_info(struct tmk *t, uint32_t disk, struct tmk_info *info);
+/* The attached disk with the lowest number >= disk; -ENODEV: none. */
+int tmk_info_next(struct tmk *t, uint32_t disk, struct tmk_info *info);
 int tmk_stats(struct tmk *t, struct tmk_stats *stats);
 int tmk_head(struct tmk *t, struct tmk_head *head);
 /* Cuts; while the writes of an aborted epoch are in flight it waits and tries again, `ms` in all. */
