@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the store share; nothing outside server/store/ includes this.
+ *
+ * Lock order: commit queue -> attempt -> store (machines, disks, attempts, views) -> packs -> pack. The index lock (held for
+ * reading around every use of RocksDB, for writing while it is reopened) is taken last but before packs.
+ */
+#ifndef TM_STORE_INTERNAL_H
+#define TM_STORE_INTERNAL_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <rocksdb/c.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "server/store/store.h"
+
+#define STORE_FORMAT    1
+#define NEVER           UINT64_MAX
+#define PREFIX_LEN      12 /* of an index key: disk and unit */
+#define KEY_LEN         20
+#define PACK_HEADER_LEN 4096u
+
+/* ---- Files (file.c) ---- */
+
+int write_full(int fd, const void *buf, size_t len, uint64_t off, struct tm_err *err);
+/* Reads exactly len bytes; -EIO if the file is shorter. */
+int read_full(int fd, void *buf, size_t len, uint64_t off, struct tm_err *err);
+int sync_dir(int dirfd, const char *what, struct tm_err *err);
+int open_dir(int at, const char *name, struct tm_err *err);
+/* Makes the folder if it is absent, syncs its parent, returns its descriptor. */
+int make_dir(int at, const char *name, struct tm_err *err);
+/* Replaces a file as a whole, durably. */
+int replace_file(int dirfd, const char *name, const void *buf, size_t len, struct tm_err *err);
+/* Reads a whole file of at most max bytes; NUL-terminated, malloc'd. */
+int slurp(int dirfd, const char *name, size_t max, char **out, size_t *len, struct tm_err *err);
+/* Removes a folder and all in it; a missing one is fine. */
+int remove_tree(int at, const char *name, struct tm_err *err);
+/* Moves `name` of the folder `from` (called `what`) to lost+found under root, never replacing anything. */
+int to_lost_found(int root, int from, const char *what, const char *name, struct tm_err *err);
+uint64_t free_bytes(int dirfd);
+
+/* ---- The index (index.c) ---- */
+
+enum cf { CF_META, CF_CHUNK, CF_BLOCK, CF_POINT, CF_ATTEMPT, CF_PACK, CF_N };
+
+/* Where a version lies; the value of the chunk and block families. */
+struct loc {
+	uint32_t pack;
+	uint32_t off; /* of the cell's header */
+	uint16_t len; /* of the stored bytes */
+	uint8_t codec;
+	uint8_t flags;
+	uint64_t sum; /* plain_sum of the cell */
+} __attribute__((packed));
+static_assert(sizeof(struct loc) == 20, "index value");
+
+#define LOC_COND 1 /* visible only if the attempt table says so */
+
+static inline int loc_has_data(const struct loc *l)
+{
+	return l->codec == TM_CODEC_RAW || l->codec == TM_CODEC_LZ4;
+}
+
+struct index {
+	rocksdb_t *db;
+	rocksdb_column_family_handle_t *cf[CF_N];
+	rocksdb_options_t *opts, *cf_opts[CF_N];
+	rocksdb_cache_t *cache;
+	rocksdb_writeoptions_t *sync, *nosync;
+	rocksdb_readoptions_t *total, *prefix;
+};
+
+struct index_conf {
+	uint64_t cache_bytes, buffer_bytes;
+	int read_only, create;
+	rocksdb_compactionfilterfactory_t *(*filter)(
+		void *arg); /* NULL = none; made once per family */
+	void *filter_arg;
+};
+
+int index_open(struct index *ix, const char *path, const struct index_conf *c, struct tm_err *err);
+void index_close(struct index *ix);
+/* Writes a batch; sync = durable on return. */
+int index_write(struct index *ix, rocksdb_writebatch_t *b, int sync, struct tm_err *err);
+/* Turns RocksDB's message into an error and frees it. */
+int index_fail(struct tm_err *err, const char *what, char *msg);
+/* 1: found, *val malloc'd by RocksDB (rocksdb_free). 0: not there. */
+int index_get(struct index *ix, enum cf cf, const void *key, size_t klen, char **val, size_t *vlen,
+	struct tm_err *err);
+rocksdb_iterator_t *index_iter(struct index *ix, enum cf cf, int total);
+/* The iterator's error, if any; an iterator that ended without one gives 0. */
+int index_iter_error(rocksdb_iterator_t *it, struct tm_err *err);
+
+static inline void put_be64(void *p, uint64_t v)
+{
+	v = __builtin_bswap64(v);
+	memcpy(p, &v, 8);
+}
+
+static inline uint64_t get_be64(const void *p)
+{
+	uint64_t v;
+
+	memcpy(&v, p, 8);
+	return __builtin_bswap64(v);
+}
+
+static inline void put_be32(void *p, uint32_t v)
+{
+	v = __builtin_bswap32(v);
+	memcpy(p, &v, 4);
+}
+
+static inline uint32_t get_be32(const void *p)
+{
+	uint32_t v;
+
+	memcpy(&v, p, 4);
+	return __builtin_bswap32(v);
+}
+
+static inline void key_make(char key[KEY_LEN], uint32_t disk, uint64_t unit, uint64_t seq)
+{
+	put_be32(key, disk);
+	put_be64(key + 4, unit);
+	put_be64(key + 12, ~seq);
+}
+
+static inline uint32_t key_disk(const char *key)
+{
+	return get_be32(key);
+}
+
+static inline uint64_t key_unit(const char *key)
+{
+	return get_be64(key + 4);
+}
+
+static inline uint64_t key_seq(const char *key)
+{
+	return ~get_be64(key + 12);
+}
+
+/* ---- Packs (pack.c) ---- */
+
+struct pack {
+	struct pack *next; /* in its hash bucket */
+	uint32_t no, disk;
+	int fd;
+	int refs;        /* packs->lock, like all below */
+	uint64_t end;    /* reserved so far */
+	uint64_t writes; /* completed */
+	uint64_t synced; /* value of writes that is durable */
+	uint8_t writable, failed;
+	pthread_mutex_t sync_lock; /* one flush at a time */
+};
+
+#define PACK_BUCKETS 256
+
+struct packs {
+	int dirfd;
+	int read_only;
+	uint64_t max;
+	uint8_t uuid[TM_UUID];
+	uint64_t incarnation;
+	pthread_mutex_t lock;
+	struct pack *bucket[PACK_BUCKETS];
+	struct pack *current[64]; /* being appended to: 0 = shared, else a disk's own */
+	uint32_t ncurrent, nopen;
+	uint32_t next_no, reserved_no;
+	int (*reserve)(
+		void *arg, uint32_t no, struct tm_err *err); /* makes numbers below no durable */
+	void *arg;
+};
+
+int packs_init(struct packs *ps, int dirfd, int read_only);
+void packs_exit(struct packs *ps);
+/* Opens a pack for reading (or finds it open); pack_put() gives it back. -ENOENT if its file is gone. */
+int pack_get(struct packs *ps, uint32_t no, struct pack **p, struct tm_err *err);
+void pack_put(struct packs *ps, struct pack *p);
+/*
+ * Appends one put (run header and cells) to the shared pack (own = 0) or the disk's own. *off: where the cells begin; *mark: what
+ * pack_sync() must reach for them to be durable. The pack comes with a reference.
+ */
+int packs_append(struct packs *ps, uint32_t own, uint32_t disk, uint64_t seq, const void *cells,
+	size_t len, struct pack **p, uint32_t *off, uint64_t *mark, struct tm_err *err);
+/* Makes all writes up to mark durable. A pack whose flush failed once stays failed. */
+int pack_sync(struct packs *ps, struct pack *p, uint64_t mark, struct tm_err *err);
+/* No more is appended to the packs of this disk (0: all). */
+void packs_seal(struct packs *ps, uint32_t own);
+/* No more is appended to this pack. */
+void pack_seal(struct packs *ps, struct pack *p);
+int pack_name(char name[16], uint32_t no);
+/* 1 and the number if `name` is a pack's. */
+int pack_number(const char *name, uint32_t *no);
+/* Is it referenced or written to? (then it must not be removed) */
+int pack_busy(struct packs *ps, uint32_t no);
+
+/* Header of a pack and of each put in it: enough to rebuild the index from packs alone. */
+struct pack_header {
+	char magic[8]; /* "TMPACK1\n" */
+	uint32_t format, no, disk, pad;
+	uint64_t incarnation;
+	uint8_t uuid[TM_UUID];
+	uint64_t sum; /* xxh3-64 of what stands before */
+} __attribute__((packed));
+
+struct run_header {
+	uint32_t magic; /* RUN_MAGIC */
+	uint32_t disk;
+	uint64_t seq;
+	uint32_t len; /* bytes of cells that follow */
+	uint32_t pad;
+	uint64_t sum; /* xxh3-64 of what stands before */
+} __attribute__((packed));
+#define RUN_MAGIC 0x4e524d54u
+
+/* ---- Attempts ---- */
+
+/* One cell as put, kept until it becomes index entries. */
+struct item {
+	uint64_t block;
+	uint32_t count;
+	uint32_t disk;
+	struct loc loc;
+};
+
+struct touched {
+	struct pack *pack; /* with a reference */
+	uint64_t mark;
+};
+
+/* What was put and is not in the index yet. */
+struct load {
+	struct item *items;
+	size_t nitems, room;
+	struct touched *touched;
+	size_t ntouched;
+	uint64_t zero_chunks; /* that the ZERO items cover */
+};
+
+enum attempt_state { AT_OPEN = 1, AT_COMMITTED = 2, AT_ABORTED = 3 };
+
+struct attempt {
+	struct attempt *next;
+	uint64_t seq;
+	uint8_t machine[TM_UUID], tracking[TM_UUID];
+	uint32_t disk;
+	uint8_t kind;
+	int refs; /* store->lock */
+
+	pthread_mutex_t lock; /* guards all below */
+	pthread_cond_t idle;
+	uint32_t inflight; /* puts under way */
+	uint32_t pending;  /* parts on their way to the index */
+	uint8_t closing, failed, bad, spilled, complete;
+	struct load cur;
+	struct own {
+		uint32_t disk;
+		uint64_t bytes;
+	} * own;
+	size_t nown;
+	uint64_t bytes;
+	struct tm_range *done;
+	size_t ndone;
+	uint32_t parts;
+};
+
+static inline int is_piece(int kind)
+{
+	return kind != TM_ATTEMPT_EPOCH;
+}
+
+struct attempt_rec {
+	uint8_t state, kind, complete, bad;
+	uint32_t disk;
+	uint8_t machine[TM_UUID], tracking[TM_UUID];
+	uint64_t visible_at;
+	uint32_t parts, nranges; /* tm_range[nranges] follow */
+} __attribute__((packed));
+
+enum vis_state {
+	VIS_ENDED =
+		0,    /* committed (at says when) or aborted: what has at == NEVER may be dropped */
+	VIS_OPEN = 1, /* a piece that may still bring something */
+	VIS_WHOLE =
+		2, /* brings nothing more for its disks that is not in the index, but is not committed yet */
+};
+
+/* When conditional entries became visible: seq of an attempt -> seq of the commit, NEVER while it is open or aborted. Sorted by seq. */
+struct vis {
+	uint64_t seq, at;
+	uint32_t disk;
+	uint8_t state;
+};
+
+/* ---- The store ---- */
+
+struct machine {
+	struct machine *next;
+	uint8_t uuid[TM_UUID];
+	uint8_t has_head;
+	struct tm_epoch_id head;
+	uint64_t head_seq;
+	int64_t head_arrival_ns;
+	uint64_t *points; /* kept, ascending */
+	size_t npoints, room;
+	uint32_t ndisks;
+};
+
+struct request {
+	struct request *next;
+	struct attempt *a; /* NULL: unknown, err says so */
+	struct load load;  /* of a part */
+	struct store_commit c;
+	struct store_point *point;
+	uint64_t *pieces;
+	struct attempt **piece; /* while the request is being committed */
+	struct tm_range *ranges;
+	size_t nranges;
+	uint8_t is_part, last;
+	uint8_t keep; /* the attempt stays open after this error */
+	store_done_fn *done;
+	void *arg;
+	struct store_result result;
+	struct tm_err err;
+	int ret;
+};
+
+struct store {
+	char *path;
+	int rootfd, packsfd, openfd, lockfd;
+	struct store_opts o;
+	uint8_t uuid[TM_UUID];
+	uint64_t incarnation;
+
+	pthread_rwlock_t index_lock;
+	struct index ix;
+	struct packs packs;
+	atomic_int index_failed, full;
+	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
+	_Atomic uint64_t space_checked_ms;
+
+	pthread_rwlock_t lock; /* guards all below up to the queue */
+	struct machine *machines;
+	struct store_disk **disks; /* by number; NULL = none */
+	uint32_t ndisks, next_disk;
+	struct attempt *attempts;
+	struct vis *vis;
+	size_t nvis;
+	struct store_view *views;
+	uint64_t next_seq, reserved_seq;
+
+	pthread_mutex_t checkpoint_lock; /* packs are not removed while it is held */
+
+	pthread_mutex_t queue_lock;
+	pthread_cond_t queue_cond;
+	struct request *queue, **queue_tail;
+	pthread_t committer;
+	uint8_t stopping, started;
+};
+
+/* Around every use of the index; an error if it is closed (then there is nothing to leave). */
+static inline int index_enter(struct store *st, struct tm_err *err)
+{
+	pthread_rwlock_rdlock(&st->index_lock);
+	if (st->ix.db)
+		return 0;
+	pthread_rwlock_unlock(&st->index_lock);
+	return tm_fail(err, EIO, "the index is closed after an earlier error");
+}
+
+static inline void index_leave(struct store *st)
+{
+	pthread_rwlock_unlock(&st->index_lock);
+}
+
+/* Opens the index again after it refused a write (store.c). */
+int store_index_reopen(struct store *st, struct tm_err *err);
+/* -ENOSPC below the reserve (store.c). */
+int store_space(struct store *st, struct tm_err *err);
+
+/* machine.c: call with st->lock held (for writing if they add). */
+struct machine *machine_find(struct store *st, const uint8_t uuid[TM_UUID]);
+struct machine *machine_make(struct store *st, const uint8_t uuid[TM_UUID], struct tm_err *err);
+int machine_point_add(struct machine *m, uint64_t seq, struct tm_err *err);
+void machine_point_drop(struct machine *m, uint64_t seq);
+/* The lowest kept point >= seq; NEVER if none. */
+uint64_t machine_point_from(const struct machine *m, uint64_t seq);
+int machines_load(struct store *st, struct tm_err *err);
+void machines_free(struct store *st);
+void head_key(char key[17], const uint8_t machine[TM_UUID]);
+
+struct head_rec {
+	struct tm_epoch_id id;
+	uint64_t seq;
+	int64_t arrival_ns;
+} __attribute__((packed));
+
+/* attempt.c */
+int attempts_load(struct store *st, struct tm_err *err);
+void attempts_free(struct store *st);
+struct attempt *attempt_get(struct store *st, uint64_t seq);
+void attempt_put(struct store *st, struct attempt *a);
+/* Takes it out of the table: late puts get -ESTALE. */
+void attempt_remove(struct store *st, struct attempt *a);
+void attempt_record(rocksdb_writebatch_t *b, struct index *ix, const struct attempt *a, int state,
+	uint64_t visible_at);
+/* Waits for puts and parts that are under way and lets no more in; reopening lets them in again. */
+int attempt_close(struct attempt *a, struct tm_err *err);
+void attempt_reopen(struct attempt *a);
+void load_free(struct store *st, struct load *l);
+int load_sync(struct store *st, const struct load *l, struct tm_err *err);
+/* Adds a run to sorted, merged ranges. */
+int ranges_add(struct tm_range **r, size_t *n, struct tm_range add, struct tm_err *err);
+/* vis table; st->lock held for writing / for reading. */
+int vis_set(struct store *st, uint64_t seq, uint64_t at, uint32_t disk, enum vis_state state,
+	struct tm_err *err);
+const struct vis *vis_find(const struct vis *vis, size_t n, uint64_t seq);
+
+/* entries.c: turns what was put into index entries in the batch; cond: visible only when the attempt table says so. */
+int load_entries(struct store *st, const struct attempt *a, const struct load *l,
+	rocksdb_writebatch_t *b, int cond, struct tm_err *err);
+/* Notes that the packs hold something durable, so that opening does not sweep them away. */
+void load_pack_records(struct store *st, const struct load *l, rocksdb_writebatch_t *b);
+
+/* commit.c */
+int committer_start(struct store *st, struct tm_err *err);
+void committer_stop(struct store *st);
+
+/* point.c */
+void point_record(rocksdb_writebatch_t *b, struct index *ix, const struct store_point *p);
+int point_parse(const char *val, size_t len, struct store_point **p, struct tm_err *err);
+int point_read(struct index *ix, const uint8_t machine[TM_UUID], uint64_t seq,
+	struct store_point **p, struct tm_err *err);
+void point_key(char key[24], const uint8_t machine[TM_UUID], uint64_t seq);
+
+/* view.c, read.c */
+struct reader;
+struct store_view {
+	struct store_view *next;
+	struct store *st; /* NULL: of a checkpoint folder, with index and packs of its own */
+	struct index *ix;
+	struct packs *packs;
+	uint8_t machine[TM_UUID];
+	uint32_t disk;
+	uint64_t seq, size;
+	uint64_t *visible; /* conditional attempts that this view sees, ascending */
+	size_t nvisible;
+	int packsfd, lockfd; /* of a checkpoint folder */
+	pthread_mutex_t lock;
+	struct reader *idle; /* readers waiting for work */
+};
+/* Keeps for the view which conditional attempts it sees. */
+int view_visible(struct store_view *v, const struct vis *vis, size_t n, struct tm_err *err);
+void readers_free(struct store_view *v);
+
+/* filter.c */
+rocksdb_compactionfilterfactory_t *filter_factory(void *st);
+
+#endif
