@@ -38,9 +38,9 @@ static inline void pair_machine(const char *ca_dir, const char *dir, const uint8
 {
 	struct tm_err err;
 	uint8_t fpr[TM_FPR];
-	char *key;
-	void *csr, *cert, *ca;
-	size_t key_len, csr_len, cert_len, ca_len;
+	char *key = NULL;
+	void *csr = NULL, *cert = NULL, *ca = NULL;
+	size_t key_len = 0, csr_len, cert_len, ca_len;
 
 	if (tm_pki_request(machine, &key, &key_len, &csr, &csr_len, &err) < 0 ||
 		tm_pki_sign(ca_dir, csr, csr_len, machine, &cert, &cert_len, &ca, &ca_len, fpr,
