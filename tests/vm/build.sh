@@ -17,11 +17,8 @@ package_list() {
 	echo "$list"
 }
 
-# Later suites bring the merged /usr themselves.
-merged_usr() {
-	[ "$1" = bullseye ] && echo --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr
-	return 0
-}
+# modules_dir ROOT: where kernel modules lie; bullseye is the last suite whose /lib is not in /usr.
+modules_dir() { if [ -L "$1/lib" ]; then echo usr/lib/modules; else echo lib/modules; fi; }
 
 image_key() {
 	{
@@ -52,14 +49,13 @@ build_image() {
 	echo "vm: building the image of $suite"
 	rm -rf --one-file-system "build/vm/$suite/"*.new
 	mkdir -p "$new" || return 1
-	if ! debian_root "$suite" "$new/root" --include="$(package_list "$suite")" $(merged_usr "$suite") \
-		>"$new/log" 2>&1 {lock}>&-; then
+	if ! debian_root "$suite" "$new/root" --include="$(package_list "$suite")" >"$new/log" 2>&1 {lock}>&-; then
 		tail -n 20 "$new/log"
 		return 1
 	fi
 	kver=$(basename "$(echo "$new/root/lib/modules/"*)")
 	echo "$kver" >"$new/kver"
-	cp "$new/root/boot/vmlinuz-$kver" "$new/vmlinuz" || return 1
+	unpack_kernel "$new/root/boot/vmlinuz-$kver" "$new/kernel" || return 1
 	build_initrd "$new" "$kver" || return 1
 	build_base "$new" "$kver" >>"$new/log" 2>&1 || { tail -n 20 "$new/log"; return 1; }
 	for old in "build/vm/$suite/"*/; do
@@ -67,6 +63,22 @@ build_image() {
 	done
 	mv "$new" "$dir" || return 1
 	echo "vm: image of $suite ($kver) built in $((SECONDS - t0)) s"
+}
+
+# unpack_kernel VMLINUZ TARGET: the kernel proper, which QEMU starts by its PVH note: unpacking is slow when emulated. (The
+# boot protocol's header, in Linux' Documentation/x86/boot, tells where the packed kernel lies; its last word is a size.)
+unpack_kernel() {
+	local from=$1 to=$2 sectors offset length
+	sectors=$(od -An -tu1 -j 497 -N 1 "$from")
+	offset=$(od -An -tu4 -j 584 -N 4 "$from")
+	length=$(od -An -tu4 -j 588 -N 4 "$from")
+	tail -c +$(((sectors + 1) * 512 + offset + 1)) "$from" | head -c $((length - 4)) >"$to.packed"
+	if xz -dcq --single-stream "$to.packed" >"$to" 2>/dev/null || zstd -dcq "$to.packed" >"$to" 2>/dev/null; then
+		readelf -n "$to" 2>/dev/null | grep -q -i '0x0*12)'
+	else
+		false
+	fi || cp "$from" "$to" || return 1
+	rm -f "$to.packed"
 }
 
 # The initramfs: busybox, the modules in the order to load them, guest/init. Not compressed: unpacking is emulated.
@@ -92,41 +104,12 @@ build_initrd() {
 
 # What guests see of the root tree: all but compilers and drivers of hardware they lack; not compressed either.
 build_base() {
-	local dir=$1 kver=$2 drivers='gpu media infiniband staging iio hid isdn usb bluetooth' d out
+	local dir=$1 kver=$2 drivers='gpu media infiniband staging iio hid isdn usb bluetooth' d out modules
+	modules=$(modules_dir "$dir/root")/$kver/kernel
 	out=(boot 'proc/*' 'sys/*' 'dev/*' 'run/*' 'tmp/*' usr/src usr/include usr/lib/gcc 'usr/lib/linux-kbuild*'
 		'usr/bin/*-lto-dump*' usr/share/doc usr/share/man usr/share/locale 'usr/share/perl*' usr/share/zoneinfo
-		var/cache var/lib/apt var/lib/dpkg "usr/lib/modules/$kver/kernel/sound")
-	for d in $drivers; do out+=("usr/lib/modules/$kver/kernel/drivers/$d"); done
+		var/cache var/lib/apt var/lib/dpkg "$modules/sound")
+	for d in $drivers; do out+=("$modules/drivers/$d"); done
 	mksquashfs "$dir/root" "$dir/base.img" -quiet -no-progress -noI -noD -noF -noX -no-exports \
 		-wildcards -e "${out[@]}"
-}
-
-# in_chroot SUITE [--bind DIR]... -- COMMAND...: COMMAND in a throw-away overlay of the suite's root, in a mount
-# namespace of its own, so that nothing stays mounted whatever happens. DIRs are seen at the same path.
-in_chroot() {
-	local suite=$1 dir binds=()
-	shift
-	while [ $# -gt 0 ]; do
-		case $1 in
-		--bind) binds+=("$(realpath "$2")"); shift 2 ;;
-		--) shift; break ;;
-		*) break ;;
-		esac
-	done
-	dir=$(realpath "$(image "$suite")") || return 1
-	unshare --mount --propagation private bash -c '
-		set -e
-		dir=$1 n=$2; shift 2
-		mount -t tmpfs -o size=80% tmpfs /mnt
-		mkdir /mnt/up /mnt/work /mnt/root
-		mount -t overlay overlay -o "lowerdir=$dir/root,upperdir=/mnt/up,workdir=/mnt/work" /mnt/root
-		mount -t proc proc /mnt/root/proc
-		mount --rbind /dev /mnt/root/dev
-		for ((; n > 0; n--)); do
-			mkdir -p "/mnt/root$1"
-			mount --bind "$1" "/mnt/root$1"
-			shift
-		done
-		exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 chroot /mnt/root "$@"
-	' in_chroot "$dir" "${#binds[@]}" "${binds[@]}" "$@"
 }

@@ -78,12 +78,12 @@ programs() {
 	return $rc
 }
 
-# payload SUITE KVER DIR DRIVERS COMMAND...: makes DIR/payload.img.
+# payload SUITE IMAGE-DIR RUN-DIR DRIVERS COMMAND...: makes RUN-DIR/payload.img.
 payload() {
-	local suite=$1 kver=$2 run=$3 stage=$3/stage drivers=$4 t
+	local suite=$1 dir=$2 run=$3 stage=$3/stage drivers=$4 t modules
 	shift 4
 	t=$stage/tidemark
-	mkdir -p "$t/build/kmod" "$t/.run" "$stage/lib/modules"
+	mkdir -p "$t/build/kmod" "$t/.run"
 	rsync -a --exclude=/build --exclude=/.git --exclude=/.run ./ "$t/" || return 1
 	[ -d build/guest/lib ] && cp -al build/guest/lib "$t/build/lib"
 	[ -d build/guest/release ] && cp -al build/guest/release "$t/build/release"
@@ -92,8 +92,9 @@ payload() {
 		echo "drivers='$drivers'"
 		if [ -f kmod/Kbuild ]; then
 			cp "build/kmod/$suite/tidemark.ko" "$t/build/kmod/"
-			mkdir -p "$stage/usr/lib/modules/$kver"
-			cp -r "build/kmod/$suite/lib/." "$stage/usr/lib/modules/$kver/"
+			modules=$stage/$(modules_dir "$dir/root")/$(cat "$dir/kver")
+			mkdir -p "$modules"
+			cp -r "build/kmod/$suite/lib/." "$modules/"
 			echo "export TM_KO=/tidemark/build/kmod/tidemark.ko"
 		fi
 	} >"$t/.run/env"
@@ -104,7 +105,6 @@ payload() {
 		echo
 	} >"$t/.run/command"
 	chmod +x "$t/.run/command"
-	rmdir "$stage/lib/modules" "$stage/lib"
 	mksquashfs "$stage" "$run/payload.img" -quiet -no-progress -noI -noD -noF -noX -no-exports -processors 1 \
 		>"$run/payload.log" 2>&1 || { cat "$run/payload.log" >&2; return 1; }
 	rm -rf "$stage"

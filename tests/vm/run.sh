@@ -17,7 +17,7 @@ accelerator() {
 	boot=$(cat /proc/sys/kernel/random/boot_id)
 	if [ "$(cut -d ' ' -f 1 "$seen" 2>/dev/null)" != "$boot" ]; then
 		probe=$(timeout -k 1 8 qemu-system-x86_64 -accel kvm -m 256 -display none -monitor none -nodefaults \
-			-kernel "$dir/vmlinuz" -append 'console=ttyS0 panic=-1' -no-reboot -serial stdio 2>/dev/null </dev/null |
+			-kernel "$dir/kernel" -append 'console=ttyS0 panic=-1' -no-reboot -serial stdio 2>/dev/null </dev/null |
 			tr -d '\0' | grep -c 'Linux version')
 		echo "$boot $([ "${probe:-0}" -gt 0 ] && echo kvm || echo tcg)" >"$seen.$$" && mv "$seen.$$" "$seen"
 	fi
@@ -87,7 +87,7 @@ add_disk() {
 }
 
 run_guest() {
-	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' disks=() ndisks=0 drivers='' dir kver
+	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' disks=() ndisks=0 drivers='' dir
 	shift
 	mkdir -p build/tmp
 	sweep_runs
@@ -112,8 +112,7 @@ run_guest() {
 	done
 	[ $# -gt 0 ] || die "no command"
 	dir=$(image "$suite") && build_module "$suite" && programs || exit 125
-	kver=$(cat "$dir/kver")
-	payload "$suite" "$kver" "$run_dir" "$drivers" "$@" || die "no payload"
+	payload "$suite" "$dir" "$run_dir" "$drivers" "$@" || die "no payload"
 	boot "$dir" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
 	judge "$allow" "$keep"
 }
@@ -130,7 +129,7 @@ boot() {
 	relay_pid=$!
 	setpriv --pdeathsig KILL qemu-system-x86_64 -accel "$accel" -cpu "$cpu" -m "$mem" -smp "$smp" \
 		-nodefaults -no-user-config -no-reboot -display none -monitor none \
-		-kernel "$dir/vmlinuz" -initrd "$dir/initrd" \
+		-kernel "$dir/kernel" -initrd "$dir/initrd" \
 		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off nokaslr audit=0 random.trust_cpu=on \
 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=240 $(clock_args) $append" \
 		-chardev "file,id=console,path=$run_dir/console" -serial chardev:console \
@@ -145,12 +144,11 @@ watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=240 $(clock_args) $append" \
 		-device virtio-rng-pci </dev/null >"$run_dir/qemu.log" 2>&1 &
 	qemu_pid=$!
 	timed_out=0
-	( trap 'kill "$nap" 2>/dev/null; exit' TERM; sleep "$limit" & nap=$!; wait $nap
-	  touch "$run_dir/late"; kill -TERM $qemu_pid ) 2>/dev/null &
-	local watch=$!
+	# Ends by itself soon after QEMU, also when nobody is left to end it.
+	( timeout "$limit" tail --pid=$qemu_pid -s 1 -f /dev/null
+	  [ $? = 124 ] && touch "$run_dir/late" && kill -TERM $qemu_pid ) 2>/dev/null &
 	wait $qemu_pid
 	qemu_pid=''
-	kill $watch 2>/dev/null
 	[ -e "$run_dir/late" ] && timed_out=1
 	# QEMU opens the pipe early; if it failed before that, nobody will close it.
 	[ -s "$run_dir/status" ] || kill $relay_pid 2>/dev/null
