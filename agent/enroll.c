@@ -58,8 +58,8 @@ int enroll_load(const char *dir, struct enroll_identity *id, struct tm_err *err)
 	id->port = (uint16_t)port;
 	cJSON_Delete(doc);
 	return ok ? 0
-		  : tm_fail(err, EINVAL,
-			    "%s is damaged: enrol again with a token made for this machine", path);
+		  : tm_fail(err, EINVAL, "%s is damaged: run agentctl leave, then enrol anew",
+			    path);
 }
 
 static int save(const char *dir, const struct enroll_identity *id, struct tm_err *err)
