@@ -94,6 +94,7 @@ void job_prepare(struct job *job, int fd, uint64_t block, uint32_t blocks, uint6
 	job->block = block;
 	job->blocks = blocks;
 	job->error = 0;
+	job->ready = false;
 	job->nbad = 0;
 	memset(job->bad, 0, sizeof(job->bad));
 	job->nextents = 1;
@@ -193,6 +194,7 @@ static void finish_read(struct job *job)
 		narrow(job);
 	if (job->req.len < full)
 		memset((uint8_t *)job->req.to + job->req.len, 0, full - job->req.len);
+	job->ready = true;
 	__atomic_fetch_add(&job->pipeline->read_bytes, job->req.len, __ATOMIC_RELAXED);
 }
 
@@ -211,9 +213,24 @@ static void *worker(void *arg)
 		pthread_mutex_unlock(&pl->lock);
 		if (!job)
 			return NULL;
-		finish_read(job);
+		if (!job->ready)
+			finish_read(job);
 		job->work(job);
 	}
+}
+
+static void queue_locked(struct pipeline *pl, struct job *job)
+{
+	job->next = NULL;
+	*pl->tail = job;
+	pl->tail = &job->next;
+	pthread_cond_signal(&pl->work);
+}
+
+void job_requeue(struct job *job)
+{
+	LOCK_SCOPE(&job->pipeline->lock);
+	queue_locked(job->pipeline, job);
 }
 
 static void *reaper(void *arg)
@@ -225,14 +242,8 @@ static void *reaper(void *arg)
 	for (;;) {
 		n = reader_reap(pl->reader, done, REAP_MAX, 500);
 		LOCK_SCOPE(&pl->lock);
-		for (unsigned i = 0; i < n; i++) {
-			struct job *job = (struct job *)done[i];
-
-			job->next = NULL;
-			*pl->tail = job;
-			pl->tail = &job->next;
-			pthread_cond_signal(&pl->work);
-		}
+		for (unsigned i = 0; i < n; i++)
+			queue_locked(pl, (struct job *)done[i]);
 		if (!n && pl->stop)
 			return NULL;
 	}

@@ -35,6 +35,7 @@ struct job {
 	uint32_t blocks; /* number of them; the part past the disk's end reads as zeros */
 	uint64_t bad[JOB_BLOCKS / 64]; /* blocks that cannot be read; they are zero in the buffer */
 	unsigned nbad;
+	bool ready; /* what was read is in the buffer, narrowed and filled up */
 	int error; /* not 0: the disk is gone or the job is useless; negative errno */
 	void (*work)(struct job *job);
 	void *ctx;
@@ -77,6 +78,8 @@ void job_put(struct job *job);
 /* Prepares: blocks [block, block + blocks) of the disk behind fd, which ends at `size` bytes. One extent covers all. */
 void job_prepare(struct job *job, int fd, uint64_t block, uint32_t blocks, uint64_t size);
 void job_submit(struct job *list); /* all jobs linked by next */
+/* To the workers at once, without reading: its work is called (again). */
+void job_requeue(struct job *job);
 
 /* Waits until there is one. */
 struct frame *frame_get(struct pipeline *pl);

@@ -317,16 +317,18 @@ static void write_zeros(struct stream *s)
 int stream_flush(struct stream *s, struct tm_err *err)
 {
 	struct frame *f;
+	bool failed;
 
 	pthread_mutex_lock(&s->lock);
 	while (s->jobs)
 		pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);
-	if (s->zero.n)
+	failed = stream_error(s, err) != 0; /* then nothing more is sent, only what is under way awaited */
+	if (s->zero.n && !failed)
 		write_zeros(s);
 	while ((f = s->open)) {
 		s->open = f->next;
-		if (f->head.ncells)
+		if (f->head.ncells && !failed)
 			send_frame(s, f);
 		else
 			frame_put(f);

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The daemon's parts together.
+ *
+ * The machine's thread (machine.c) owns sessions and members and decides everything; members' threads (initial sync, resync, verify)
+ * do one job each and report; control clients leave requests and wait. agent->lock guards all of it; state->lock is taken inside it or
+ * alone. Neither is held over reads, the network or the disk, but for state_save().
+ */
+#ifndef AGENT_AGENT_H
+#define AGENT_AGENT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/enroll.h"
+#include "agent/pipeline.h"
+#include "agent/session.h"
+#include "agent/ship.h"
+#include "agent/state.h"
+#include "agent/sync.h"
+#include "common/rate.h"
+
+struct agent_conf {
+	char *engine;
+	uint64_t memory, workers, queue_depth, connections;
+	uint64_t interval;      /* ns between points of the scan tracker; 0 = only on demand */
+	uint64_t reconnect_max; /* ms */
+	uint64_t part;          /* bytes of an initial sync that are made durable at a time */
+	uint64_t freeze_limit;  /* ns */
+	uint64_t throttle;
+	char *scripts;          /* folder of pre- and post-scripts */
+};
+
+enum request_kind { REQUEST_POINT = 1, REQUEST_VERIFY, REQUEST_RESYNC };
+
+/* Something to be done once; lives with who waits for it (control) or until it is answered (command of the server). */
+struct request {
+	struct request *next;
+	enum request_kind kind;
+	uint8_t point_kind; /* POINT: enum tm_point_kind wanted */
+	bool freeze;        /* POINT: freeze the filesystems */
+	char label[TM_LABEL_MAX + 1];
+	uint8_t disk[TM_UUID]; /* VERIFY, RESYNC; zero = all */
+	uint64_t command;      /* of the server, to be answered and freed; 0 = somebody waits */
+	bool taken;            /* by a round that is under way */
+	bool done;
+	bool dropped;          /* who waited has gone: free it when done */
+	struct tm_err err;     /* code 0: done well */
+	uint64_t point;
+	uint8_t made;          /* POINT: enum tm_point_kind that it became */
+	char text[TM_TEXT_MAX + 1];
+};
+
+struct round {
+	bool active;
+	uint64_t began;       /* monotonic ns */
+	uint64_t realtime;    /* of its begin, shown */
+	uint64_t boottime;
+	uint8_t kind;         /* what it will be, enum tm_point_kind */
+	char reason[TM_TEXT_MAX + 1];
+	bool want_freeze;
+	struct freeze *freeze;
+	struct quiet *quiet;  /* watches that nothing is mounted meanwhile */
+	uint64_t freeze_ns;   /* how long it was frozen */
+};
+
+struct agent {
+	struct agent_conf conf;
+	struct state state;
+	struct pipeline *pipeline;
+	struct tm_rate rate;
+	uint8_t instance[TM_UUID];
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* anything below */
+	pthread_t thread;
+	bool stop;
+	bool enrolled; /* lock, as all below */
+	bool rejoin;   /* enrolment changed: begin again */
+	struct enroll_identity id;
+	struct session *session; /* NULL: not connected */
+	struct ship *ship;
+	bool held;               /* by the server */
+	struct member *members;
+	unsigned running; /* members' threads */
+	struct request *requests;
+	struct round round;
+	uint64_t round_due;  /* monotonic ns of the next automatic point */
+	bool urgent_round;   /* a piece is ready: commit it soon */
+	struct tm_epoch_id head; /* parent of the next epoch; zero = none or new line */
+	uint64_t rpo_ms;     /* as the server counts; UINT64_MAX = no point */
+	uint64_t newest;     /* id of the newest point */
+	bool full;           /* the server's store */
+	char error[TM_TEXT_MAX + 1]; /* last error */
+	uint64_t error_time;         /* wall clock, shown */
+	uint64_t alarms;
+	uint64_t read_rate, wire_rate, wire_past, last_read, last_wire, last_beat;
+	uint64_t compared_bytes; /* of all members that are gone */
+	uint64_t freeze_ns;      /* of the last frozen point */
+};
+
+/* Notes the last error for status and heartbeat, and logs it; the same one again is logged once. */
+void agent_error(struct agent *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Waits while paused. 0, or a negative errno if the session has ended or the agent stops. */
+int agent_turn(struct agent *a, struct tm_err *err);
+
+/* Wakes the machine's thread. */
+void agent_kick(struct agent *a);
+
+/* machine.c */
+int machine_start(struct agent *a, struct tm_err *err);
+void machine_stop(struct agent *a);
+
+/* Ends a request: its waiter or the server hears of it. Caller holds the lock. */
+void request_end(struct agent *a, struct request *rq, const struct tm_err *err);
+
+#endif
