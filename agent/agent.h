@@ -29,7 +29,7 @@ struct agent_conf {
 	uint64_t part;          /* bytes of an initial sync that are made durable at a time */
 	uint64_t freeze_limit;  /* ns */
 	uint64_t throttle;
-	char *scripts;          /* folder of pre- and post-scripts */
+	char *scripts; /* folder of pre- and post-scripts */
 };
 
 enum request_kind { REQUEST_POINT = 1, REQUEST_VERIFY, REQUEST_RESYNC };
@@ -45,24 +45,25 @@ struct request {
 	uint64_t command;      /* of the server, to be answered and freed; 0 = somebody waits */
 	bool taken;            /* by a round that is under way */
 	bool done;
-	bool dropped;          /* who waited has gone: free it when done */
-	struct tm_err err;     /* code 0: done well */
-	uint64_t point;
-	uint8_t made;          /* POINT: enum tm_point_kind that it became */
+	bool dropped;      /* who waited has gone: free it when done */
+	struct tm_err err; /* code 0: done well */
+	uint64_t point, differ;
+	uint8_t made; /* POINT: enum tm_point_kind that it became */
 	char text[TM_TEXT_MAX + 1];
 };
 
 struct round {
 	bool active;
-	uint64_t began;       /* monotonic ns */
-	uint64_t realtime;    /* of its begin, shown */
+	uint64_t began;    /* monotonic ns */
+	uint64_t realtime; /* of its begin, shown */
 	uint64_t boottime;
-	uint8_t kind;         /* what it will be, enum tm_point_kind */
+	uint8_t kind; /* what it will be, enum tm_point_kind */
 	char reason[TM_TEXT_MAX + 1];
 	bool want_freeze;
 	struct freeze *freeze;
 	struct quiet *quiet;  /* watches that nothing is mounted meanwhile */
 	uint64_t freeze_ns;   /* how long it was frozen */
+	struct tm_err failed; /* code not 0: a pass failed */
 };
 
 struct agent {
@@ -81,23 +82,24 @@ struct agent {
 	struct enroll_identity id;
 	struct session *session; /* NULL: not connected */
 	struct ship *ship;
-	bool held;               /* by the server */
+	bool held; /* by the server */
+	bool paused;
 	struct member *members;
 	unsigned running; /* members' threads */
 	struct request *requests;
 	struct round round;
-	uint64_t round_due;  /* monotonic ns of the next automatic point */
-	bool urgent_round;   /* a piece is ready: commit it soon */
-	struct tm_epoch_id head; /* parent of the next epoch; zero = none or new line */
-	uint64_t rpo_ms;     /* as the server counts; UINT64_MAX = no point */
-	uint64_t newest;     /* id of the newest point */
-	bool full;           /* the server's store */
+	uint64_t round_due;          /* monotonic ns of the next automatic point */
+	bool urgent_round;           /* a piece is ready: commit it soon */
+	struct tm_epoch_id head;     /* parent of the next epoch; zero = none or new line */
+	uint64_t rpo_ms;             /* as the server counts; UINT64_MAX = no point */
+	uint64_t newest;             /* id of the newest point */
+	bool full;                   /* the server's store */
 	char error[TM_TEXT_MAX + 1]; /* last error */
 	uint64_t error_time;         /* wall clock, shown */
 	uint64_t alarms;
 	uint64_t read_rate, wire_rate, wire_past, last_read, last_wire, last_beat;
-	uint64_t compared_bytes; /* of all members that are gone */
-	uint64_t freeze_ns;      /* of the last frozen point */
+	uint64_t compared_bytes, sent_cells; /* since the start */
+	uint64_t freeze_ns;                  /* of the last frozen point */
 };
 
 /* Notes the last error for status and heartbeat, and logs it; the same one again is logged once. */

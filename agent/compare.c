@@ -28,7 +28,7 @@ struct region {
 	unsigned njobs, left; /* cmp->lock */
 	uint64_t first;       /* chunk */
 	uint32_t chunks;
-	bool bad;             /* some of it cannot be read */
+	bool bad; /* some of it cannot be read */
 	struct tm_hash128 hash[TM_REGION_CHUNKS], sum;
 	uint8_t equal[TM_REGION_CHUNKS / 8];
 };
@@ -70,7 +70,8 @@ static struct tm_hash128 hash128(const void *p, size_t len, uint64_t seed)
 	return (struct tm_hash128){.low = h.low64, .high = h.high64};
 }
 
-static void ask(struct region *r, uint8_t level, void (*done)(struct compare_req *, const uint8_t *))
+static void ask(
+	struct region *r, uint8_t level, void (*done)(struct compare_req *, const uint8_t *))
 {
 	r->rq.m = (struct tm_msg_compare){.seed = r->cmp->seed,
 		.first = level ? r->first / TM_REGION_CHUNKS : r->first,
@@ -115,8 +116,8 @@ static void send_different(struct job *first)
 			blocks - block < TM_CHUNK_BLOCKS && chunk_bad(job, at)
 				? (uint32_t)(blocks - block)
 				: TM_CHUNK_BLOCKS,
-			(uint8_t *)job->req.to + (size_t)at * TM_CHUNK,
-			job->nbad ? job->bad : NULL, at * TM_CHUNK_BLOCKS);
+			(uint8_t *)job->req.to + (size_t)at * TM_CHUNK, job->nbad ? job->bad : NULL,
+			at * TM_CHUNK_BLOCKS);
 	}
 	pthread_mutex_lock(&c->lock);
 	c->differ += differ;
@@ -158,8 +159,8 @@ static void hash_job(struct job *job)
 	bool last;
 
 	for (unsigned i = 0; i < JOB_CHUNKS && base + i < r->chunks; i++)
-		r->hash[base + i] = hash128(
-			(uint8_t *)job->req.to + (size_t)i * TM_CHUNK, TM_CHUNK, c->seed);
+		r->hash[base + i] =
+			hash128((uint8_t *)job->req.to + (size_t)i * TM_CHUNK, TM_CHUNK, c->seed);
 	if (job->error)
 		stream_fail(c->stream, job->error, "the disk cannot be read any more");
 	pthread_mutex_lock(&c->lock);

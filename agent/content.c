@@ -65,8 +65,8 @@ static void mounted_at(struct content_mount *mounts, size_t n, dev_t dev, struct
 	}
 }
 
-static void read_partitions(blkid_probe pr, int fd, struct disk_info *d,
-	struct content_mount *mounts, size_t nmounts)
+static void read_partitions(
+	blkid_probe pr, int fd, struct disk_info *d, struct content_mount *mounts, size_t nmounts)
 {
 	blkid_partlist list = blkid_probe_get_partitions(pr);
 	int n = list ? blkid_partlist_numof_partitions(list) : 0;
@@ -79,8 +79,8 @@ static void read_partitions(blkid_probe pr, int fd, struct disk_info *d,
 
 		if (blkid_partition_is_extended(p))
 			continue;
-		part_type(fd, blkid_partition_get_start(p) * 512,
-			blkid_partition_get_size(p) * 512, type, sizeof(type));
+		part_type(fd, blkid_partition_get_start(p) * 512, blkid_partition_get_size(p) * 512,
+			type, sizeof(type));
 		append(d->content, sizeof(d->content), "%s %s", i ? "," : ":",
 			type[0] ? type : "unknown");
 		snprintf(path, sizeof(path), "/sys/block/%s/%s%s%d/dev", d->name, d->name,
@@ -138,8 +138,8 @@ static dev_t mount_device(struct libmnt_fs *fs)
 	return 0;
 }
 
-static bool wanted(dev_t dev, const dev_t *devs, size_t ndevs, const struct content_mount *list,
-	size_t n)
+static bool wanted(
+	dev_t dev, const dev_t *devs, size_t ndevs, const struct content_mount *list, size_t n)
 {
 	bool in = false;
 
@@ -151,8 +151,8 @@ static bool wanted(dev_t dev, const dev_t *devs, size_t ndevs, const struct cont
 	return in;
 }
 
-int content_mounts(const dev_t *devs, size_t ndevs, struct content_mount **list, size_t *n,
-	struct tm_err *err)
+int content_mounts(
+	const dev_t *devs, size_t ndevs, struct content_mount **list, size_t *n, struct tm_err *err)
 {
 	struct libmnt_table *table = mnt_new_table_from_file("/proc/self/mountinfo");
 	struct libmnt_iter *it = mnt_new_iter(MNT_ITER_FORWARD);

@@ -131,7 +131,8 @@ static void judge(struct disk_info *d)
 		snprintf(d->why_not, sizeof(d->why_not), "sectors of %u bytes", d->sector);
 	else if (sys_names(d->name, "slaves", text, sizeof(text)))
 		snprintf(d->why_not, sizeof(d->why_not), "lies on %s: protect that instead", text);
-	else if (strcmp(sys_read(text, sizeof(text), "/sys/block/%s/queue/zoned", d->name), "none") &&
+	else if (strcmp(sys_read(text, sizeof(text), "/sys/block/%s/queue/zoned", d->name),
+			 "none") &&
 		 text[0])
 		snprintf(d->why_not, sizeof(d->why_not), "a zoned disk");
 }
@@ -274,8 +275,8 @@ bool disk_same(const struct disk_ident *was, const struct disk_ident *is, char *
 	return false;
 }
 
-int disk_find(const struct disk_ident *was, const char *path, struct disk_info *info,
-	struct tm_err *err)
+int disk_find(
+	const struct disk_ident *was, const char *path, struct disk_info *info, struct tm_err *err)
 {
 	CLEANUP_FREE struct disk_info *list = NULL;
 	char why[300] = "there is no disk";

@@ -19,10 +19,11 @@
 
 /* What stays with a disk. Empty strings: not known. */
 struct disk_ident {
-	char serial[DISK_TEXT]; /* serial number; "wwn:..." where there is only that; "file:DEV:INODE" of a loop */
-	char table[64];         /* UUID of the partition table */
-	char fs[64];            /* UUID of a filesystem on the whole disk */
-	uint64_t size;          /* bytes */
+	char serial
+		[DISK_TEXT]; /* serial number; "wwn:..." where there is only that; "file:DEV:INODE" of a loop */
+	char table[64]; /* UUID of the partition table */
+	char fs[64];    /* UUID of a filesystem on the whole disk */
+	uint64_t size;  /* bytes */
 };
 
 struct disk_info {
@@ -53,8 +54,8 @@ uint64_t disk_size(const char *path);
 bool disk_same(const struct disk_ident *was, const struct disk_ident *is, char *why, size_t room);
 
 /* Finds the remembered disk, first at `path`, then anywhere. -ENOENT: it is not there (err says what is at path instead). */
-int disk_find(const struct disk_ident *was, const char *path, struct disk_info *info,
-	struct tm_err *err);
+int disk_find(
+	const struct disk_ident *was, const char *path, struct disk_info *info, struct tm_err *err);
 
 /*
  * Device numbers of a disk, its partitions, and all that lies on them (LVM, md, crypt), each once. Returns how many; at most max.

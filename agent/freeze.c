@@ -156,7 +156,8 @@ int freeze_begin(const char *const *disks, size_t n, uint64_t limit_ns, struct f
 	if (!ret)
 		ret = open_mounts(f, mounts, nmounts, err);
 	if (!ret && !f->n)
-		ret = tm_fail(err, ENOENT, "no filesystem of the protected disks is mounted for writing");
+		ret = tm_fail(
+			err, ENOENT, "no filesystem of the protected disks is mounted for writing");
 	if (!ret)
 		ret = start_watchdog(f, limit_ns, err);
 	for (; !ret && i < f->n; i++)
@@ -179,7 +180,8 @@ int freeze_end(struct freeze *f, struct tm_err *err)
 	thaw_all(f->fds, f->n);
 	ret = dismiss(f);
 	free_freeze(f);
-	return ret ? tm_fail(err, -ret, "the time limit passed and the filesystems were thawed") : 0;
+	return ret ? tm_fail(err, -ret, "the time limit passed and the filesystems were thawed")
+		   : 0;
 }
 
 static int check_quiet(const char *const *disks, size_t n)

@@ -25,8 +25,8 @@ static void show(struct member *m, struct stream *s, uint64_t before)
 }
 
 /* Reads what is missing, in parts; the last part is left to be committed. */
-static int read_all(struct member *m, struct stream *s, uint64_t blocks, uint64_t before,
-	struct tm_err *err)
+static int read_all(
+	struct member *m, struct stream *s, uint64_t blocks, uint64_t before, struct tm_err *err)
 {
 	uint64_t began = tm_mono_ns(), in_part = 0, part = m->agent->conf.part / TM_BLOCK;
 	struct tm_extent gap;

@@ -15,8 +15,8 @@
 
 const char *sync_state_name(enum sync_state state)
 {
-	static const char *const names[] = {"waiting", "initial", "continuous", "resync",
-		"catch-up", "paused", "held", "gone"};
+	static const char *const names[] = {
+		"waiting", "initial", "continuous", "resync", "catch-up", "paused", "held", "gone"};
 
 	return state < TM_ARRAY_SIZE(names) ? names[state] : "unknown";
 }
@@ -93,9 +93,8 @@ static int take_state(struct member *m, const struct tm_in_disk_state *in, struc
 
 int member_announce(struct member *m, struct tm_err *err)
 {
-	struct tm_msg_disk_open open = {.size = m->info.ident.size,
-		.sector = m->info.sector,
-		.tracker = m->tracker};
+	struct tm_msg_disk_open open = {
+		.size = m->info.ident.size, .sector = m->info.sector, .tracker = m->tracker};
 	struct agent *a = m->agent;
 	struct tm_in_disk_state in;
 	struct tm_out out;
@@ -118,10 +117,8 @@ int member_announce(struct member *m, struct tm_err *err)
 int piece_begin(
 	struct member *m, uint8_t kind, uint64_t *attempt, uint32_t *part, struct tm_err *err)
 {
-	struct tm_msg_attempt_begin begin = {.attempt = *attempt,
-		.kind = kind,
-		.fresh = *attempt != 0,
-		.handle = m->handle};
+	struct tm_msg_attempt_begin begin = {
+		.attempt = *attempt, .kind = kind, .fresh = *attempt != 0, .handle = m->handle};
 	struct tm_in_attempt in;
 	struct tm_out out;
 	struct call call;
@@ -155,8 +152,7 @@ int piece_commit(struct member *m, struct stream *s, bool last, struct tm_err *e
 	pc.digest = s->digest;
 	if (tm_build_part_commit(&out, &pc, err))
 		return -err->code;
-	ret = session_call(
-		m->agent->session, &call, &out, TM_MSG_PART_DONE, s->attempt, err);
+	ret = session_call(m->agent->session, &call, &out, TM_MSG_PART_DONE, s->attempt, err);
 	if (!ret)
 		ret = tm_parse_part_done(call.body, call.len, &done, err);
 	call_free(&call);

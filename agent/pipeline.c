@@ -23,15 +23,15 @@ struct pipeline {
 	struct frame *frames;
 	uint8_t *cells;
 	unsigned njobs, nframes, nworkers, running;
-	pthread_t *threads; /* workers, then the reaper */
+	pthread_t *threads;  /* workers, then the reaper */
 	uint64_t read_bytes; /* atomic */
 
 	pthread_mutex_t lock;
 	pthread_cond_t job_free, frame_free, work;
-	struct job *free_jobs;      /* lock, as all below */
+	struct job *free_jobs; /* lock, as all below */
 	unsigned nfree;
 	struct frame *free_frames;
-	struct job *queue, **tail;  /* read, for the workers */
+	struct job *queue, **tail; /* read, for the workers */
 	bool stop;
 };
 
@@ -182,8 +182,7 @@ static void narrow(struct job *job)
 	}
 	if (job->nbad)
 		tm_log(TM_LOG_ERR, "%u blocks of 4096 bytes cannot be read, from sector %llu on",
-			job->nbad,
-			(unsigned long long)(job->block + first_bad) * (TM_BLOCK / 512));
+			job->nbad, (unsigned long long)(job->block + first_bad) * (TM_BLOCK / 512));
 }
 
 static void finish_read(struct job *job)

@@ -36,7 +36,7 @@ struct job {
 	uint64_t bad[JOB_BLOCKS / 64]; /* blocks that cannot be read; they are zero in the buffer */
 	unsigned nbad;
 	bool ready; /* what was read is in the buffer, narrowed and filled up */
-	int error; /* not 0: the disk is gone or the job is useless; negative errno */
+	int error;  /* not 0: the disk is gone or the job is useless; negative errno */
 	void (*work)(struct job *job);
 	void *ctx;
 	struct stream *stream;
@@ -52,9 +52,9 @@ struct frame {
 	struct pipeline *pipeline;
 	struct stream *stream;
 	struct tm_msg_data head;
-	size_t len;      /* bytes in cells */
-	size_t last;     /* offset of the last cell */
-	uint8_t *cells;  /* TM_DATA_MAX bytes */
+	size_t len;     /* bytes in cells */
+	size_t last;    /* offset of the last cell */
+	uint8_t *cells; /* TM_DATA_MAX bytes */
 };
 
 struct pipeline_opts {

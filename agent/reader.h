@@ -53,7 +53,8 @@ unsigned reader_reap(struct reader *r, struct read_req **out, unsigned max, unsi
  */
 struct reader_ops {
 	const char *name;
-	int (*open)(unsigned depth, const struct reader_buffers *b, void **engine, struct tm_err *err);
+	int (*open)(
+		unsigned depth, const struct reader_buffers *b, void **engine, struct tm_err *err);
 	void (*close)(void *engine);
 	int (*submit)(void *engine, struct read_req **reqs, unsigned n);
 	void (*wait)(void *engine, unsigned timeout_ms);

@@ -46,7 +46,8 @@ static int uring_open(
 	if (!(u->ring.features & IORING_FEAT_EXT_ARG)) {
 		io_uring_queue_exit(&u->ring);
 		free(u);
-		return tm_fail(err, EOPNOTSUPP, "this kernel's io_uring cannot wait with a time-out");
+		return tm_fail(
+			err, EOPNOTSUPP, "this kernel's io_uring cannot wait with a time-out");
 	}
 	u->registered = register_buffers(u, b);
 	*engine = u;

@@ -31,7 +31,7 @@ static bool any_joined(const struct agent *a)
 bool round_wanted(struct agent *a, uint64_t now, uint64_t *until)
 {
 	*until = UINT64_MAX;
-	if (a->round.active || a->state.paused)
+	if (a->round.active || a->paused)
 		return false;
 	if (a->urgent_round)
 		return true;
@@ -108,6 +108,13 @@ bool round_complete(const struct agent *a)
 	return a->round.active;
 }
 
+void round_fail(struct agent *a, struct member *m)
+{
+	m->in_round = false;
+	if (!a->round.failed.code)
+		a->round.failed = m->result;
+}
+
 /* Thaws, and says what the point may be called. */
 static void end_freeze(struct agent *a)
 {
@@ -177,8 +184,8 @@ static void collect(struct agent *a, struct tm_epoch_disk *disks, uint32_t *ndis
 	for (struct member *m = a->members; m; m = m->next) {
 		if (!m->handle || (!joined(m) && !m->piece))
 			continue;
-		disks[(*ndisks)++] = (struct tm_epoch_disk){
-			.handle = m->handle, .size = m->info.ident.size};
+		disks[(*ndisks)++] =
+			(struct tm_epoch_disk){.handle = m->handle, .size = m->info.ident.size};
 		if (m->piece)
 			pieces[(*npieces)++] = m->piece;
 	}
@@ -192,8 +199,8 @@ static const char *round_label(struct agent *a)
 	return "";
 }
 
-static int begin_epoch(struct agent *a, struct tm_msg_epoch_commit *c, uint16_t *refusal,
-	struct tm_err *err)
+static int begin_epoch(
+	struct agent *a, struct tm_msg_epoch_commit *c, uint16_t *refusal, struct tm_err *err)
 {
 	struct tm_msg_attempt_begin begin = {
 		.kind = TM_ATTEMPT_EPOCH, .id = c->id, .parent = c->parent};
@@ -215,9 +222,8 @@ static int begin_epoch(struct agent *a, struct tm_msg_epoch_commit *c, uint16_t 
 static int commit(struct agent *a, const char *label, uint64_t *point, char text[TM_TEXT_MAX + 1],
 	uint16_t *refusal, struct tm_err *err)
 {
-	struct tm_msg_epoch_commit c = {.parent = a->head,
-		.cut_realtime_ns = a->round.realtime,
-		.kind = a->round.kind};
+	struct tm_msg_epoch_commit c = {
+		.parent = a->head, .cut_realtime_ns = a->round.realtime, .kind = a->round.kind};
 	struct tm_epoch_disk disks[TM_DISKS_MAX];
 	uint64_t pieces[TM_DISKS_MAX];
 	struct tm_in_epoch_done done;
@@ -232,8 +238,8 @@ static int commit(struct agent *a, const char *label, uint64_t *point, char text
 	if (draw_id(a, &c.id, err) || begin_epoch(a, &c, refusal, err))
 		return -err->code;
 	c.age_ns = tm_boot_ns() - a->round.boottime;
-	if (tm_build_epoch_commit(&out, &c, disks, ndisks, pieces, npieces, label,
-		    a->round.reason, err))
+	if (tm_build_epoch_commit(
+		    &out, &c, disks, ndisks, pieces, npieces, label, a->round.reason, err))
 		return -err->code;
 	ret = session_call(a->session, &call, &out, TM_MSG_EPOCH_DONE, c.attempt, err);
 	*refusal = call.refusal;
@@ -290,7 +296,8 @@ static void answer(struct agent *a, uint64_t point, const char *text, const stru
 			continue;
 		rq->point = point;
 		rq->made = a->round.kind;
-		snprintf(rq->text, sizeof(rq->text), "%s", a->round.reason[0] ? a->round.reason : text);
+		snprintf(rq->text, sizeof(rq->text), "%s",
+			a->round.reason[0] ? a->round.reason : text);
 		request_end(a, rq, err);
 	}
 }
@@ -306,11 +313,13 @@ void round_end(struct agent *a)
 	snprintf(label, sizeof(label), "%s", round_label(a));
 	pthread_mutex_unlock(&a->lock);
 	end_freeze(a);
-	ret = commit(a, label, &point, text, &refusal, &err);
+	err = a->round.failed;
+	ret = err.code ? -err.code : commit(a, label, &point, text, &refusal, &err);
 	pthread_mutex_lock(&a->lock);
 	tm_duration_format(tm_mono_ns() - a->round.began, took);
 	if (ret) {
-		drop_pieces(a);
+		if (!session_ended(a->session, NULL, NULL))
+			drop_pieces(a);
 		agent_error(a, "no point: %s", err.msg);
 	} else {
 		finish_members(a, point);
@@ -411,5 +420,8 @@ int round_head_unlocked(struct agent *a, const struct tm_msg_welcome *w, struct 
 	if (!fresh)
 		alarm_gone(a, w);
 	memset(&a->head, 0, sizeof(a->head));
-	return new_line(a, fresh ? "the server knows this machine from before" : "the server's newest epoch is not ours", err);
+	return new_line(a,
+		fresh ? "the server knows this machine from before"
+		      : "the server's newest epoch is not ours",
+		err);
 }

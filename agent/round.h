@@ -22,6 +22,9 @@ bool round_complete(const struct agent *a);
 /* Commits. Drops the lock meanwhile. Failures are told to those who wait, and noted. */
 void round_end(struct agent *a);
 
+/* A member's pass failed: the round ends without a point when the others' passes have ended. */
+void round_fail(struct agent *a, struct member *m);
+
 /* The session is over: nothing of the round remains. */
 void round_cancel(struct agent *a);
 

@@ -17,7 +17,8 @@ struct session {
 	struct tm_msg_welcome welcome;
 	pthread_t thread;
 	bool running;
-	pthread_mutex_t send; /* held from queueing a call to its sending: answers come in this order */
+	pthread_mutex_t
+		send; /* held from queueing a call to its sending: answers come in this order */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	struct call *calls, **tail; /* lock: waiting for answers */
@@ -195,8 +196,7 @@ static int answered(struct session *s, const struct tm_frame *h, void *body, str
 	LOCK_SCOPE(&s->lock);
 	struct call *c;
 
-	if (h->type == TM_MSG_OK && s->tells &&
-		(!s->calls || s->calls->reply != TM_MSG_OK)) {
+	if (h->type == TM_MSG_OK && s->tells && (!s->calls || s->calls->reply != TM_MSG_OK)) {
 		s->tells--;
 		free(body);
 		return 0;
@@ -272,8 +272,7 @@ static void *run(void *arg)
 			next = now + BEAT_NS;
 			continue;
 		}
-		ret = tm_conn_recv_msg(
-			s->conn, (int)((next - now) / TM_MS) + 1, &h, &body, &err);
+		ret = tm_conn_recv_msg(s->conn, (int)((next - now) / TM_MS) + 1, &h, &body, &err);
 		if (ret == -EAGAIN) {
 			ret = tm_mono_ns() - heard < SILENCE_NS
 				      ? 0

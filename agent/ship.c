@@ -10,7 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-#define RETRY_NS  (30 * TM_SEC) /* without one working link for so long the session ends */
+#define RETRY_NS   (30 * TM_SEC) /* without one working link for so long the session ends */
 #define UNHEARD_NS (60 * TM_SEC) /* an answer outstanding for so long: the link is dead */
 
 /* A frame or a comparison, sent or to be sent. */
@@ -31,9 +31,10 @@ struct link {
 	pthread_t thread;
 	struct tm_conn *conn; /* ship->lock; NULL while it is down */
 	struct queue sent;    /* ship->lock: waiting for answers, in order */
-	struct item *current; /* ship->lock: being sent: nobody may free it; not to be followed after that */
-	uint64_t heard;       /* ship->lock: monotonic ns */
-	bool broken;          /* ship->lock */
+	struct item *
+		current; /* ship->lock: being sent: nobody may free it; not to be followed after that */
+	uint64_t heard; /* ship->lock: monotonic ns */
+	bool broken;    /* ship->lock */
 };
 
 struct ship {
@@ -42,7 +43,7 @@ struct ship {
 	struct link *links;
 	unsigned nlinks;
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* something to send, credit, stop */
+	pthread_cond_t work;         /* something to send, credit, stop */
 	struct queue urgent, normal; /* lock, as all below */
 	uint64_t inflight, credit;
 	struct tm_conn_stats past; /* of connections that are closed */
@@ -179,11 +180,10 @@ static int send_item(struct link *l, struct tm_conn *conn, struct item *it, stru
 	int ret;
 
 	if (it->frame)
-		ret = tm_build_data(
-			&out, &it->frame->head, it->frame->cells, it->frame->len, err);
+		ret = tm_build_data(&out, &it->frame->head, it->frame->cells, it->frame->len, err);
 	else
-		ret = tm_build_compare(&out, &it->compare->m, it->compare->hashes,
-			it->compare->n, err);
+		ret = tm_build_compare(
+			&out, &it->compare->m, it->compare->hashes, it->compare->n, err);
 	if (ret)
 		return ret;
 	if (!tm_rate_wait(ship->opts.rate, tm_out_length(&out)))
@@ -196,8 +196,8 @@ static int send_item(struct link *l, struct tm_conn *conn, struct item *it, stru
 }
 
 /* Takes what this answer is for out of the link's list; NULL: unasked. */
-static struct item *answered(struct link *l, const struct tm_msg_ack *ack,
-	const struct tm_msg_compared *cmp)
+static struct item *answered(
+	struct link *l, const struct tm_msg_ack *ack, const struct tm_msg_compared *cmp)
 {
 	struct ship *ship = l->ship;
 	LOCK_SCOPE(&ship->lock);
@@ -205,12 +205,13 @@ static struct item *answered(struct link *l, const struct tm_msg_ack *ack,
 	l->heard = tm_mono_ns();
 	for (struct item **p = &l->sent.head, *it; (it = *p); p = &it->next) {
 		if (ack ? !it->frame || it->frame->head.frame != ack->frame ||
-				    it->frame->head.attempt != ack->attempt ||
-				    it->frame->head.handle != ack->handle ||
-				    it->frame->head.part != ack->part
+					it->frame->head.attempt != ack->attempt ||
+					it->frame->head.handle != ack->handle ||
+					it->frame->head.part != ack->part
 			: !it->compare || it->compare->m.first != cmp->first ||
-				    it->compare->m.handle != cmp->handle ||
-				    it->compare->m.level != cmp->level || it->compare->n != cmp->n)
+					it->compare->m.handle != cmp->handle ||
+					it->compare->m.level != cmp->level ||
+					it->compare->n != cmp->n)
 			continue;
 		*p = it->next;
 		if (!*p)
@@ -353,8 +354,8 @@ static int open_link(struct link *l, struct tm_conn **out, struct tm_err *err)
 	int ret;
 
 	memcpy(m.machine, ship->opts.machine, TM_UUID);
-	ret = tm_conn_connect(ship->opts.to.tls, ship->opts.to.host, ship->opts.to.port, NULL,
-		&conn, err);
+	ret = tm_conn_connect(
+		ship->opts.to.tls, ship->opts.to.host, ship->opts.to.port, NULL, &conn, err);
 	if (ret)
 		return ret;
 	tm_conn_expect(conn, TM_STAGE_WELCOME);

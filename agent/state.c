@@ -38,6 +38,7 @@ static cJSON *disk_to_json(const struct state_disk *d)
 	cJSON_AddStringToObject(o, "fs", d->ident.fs);
 	cJSON_AddStringToObject(o, "doubt", d->doubt);
 	tm_json_u64(o, "size", d->ident.size);
+	cJSON_AddBoolToObject(o, "leaving", d->leaving);
 	return o;
 }
 
@@ -90,8 +91,7 @@ static int get_epoch(const cJSON *o, const char *name, struct tm_epoch_id *id, s
 	return 0;
 }
 
-static int get_text(
-	const cJSON *o, const char *name, char *out, size_t room, struct tm_err *err)
+static int get_text(const cJSON *o, const char *name, char *out, size_t room, struct tm_err *err)
 {
 	const char *text;
 
@@ -115,6 +115,7 @@ static int disk_from_json(const cJSON *o, struct state_disk *d, struct tm_err *e
 		get_text(o, "fs", d->ident.fs, sizeof(d->ident.fs), err) ||
 		get_text(o, "doubt", d->doubt, sizeof(d->doubt), err) ||
 		tm_arg_u64(o, "size", &d->ident.size, err) ||
+		tm_arg_bool_opt(o, "leaving", &d->leaving, err) ||
 		tm_arg_string(o, "tracker", &tracker, err))
 		return -err->code;
 	d->tracker = strcmp(tracker, "kmod") ? TM_TRACKER_SCAN : TM_TRACKER_KMOD;
@@ -131,9 +132,9 @@ static int from_json(struct state *st, const cJSON *o, struct tm_err *err)
 	if (version != 1)
 		return tm_fail(err, EINVAL, "made by a newer version");
 	if (tm_arg_u64(o, "counter", &st->counter, err) ||
-		get_uuid(o, "tracking", st->tracking, err) ||
-		tm_arg_u64(o, "cut", &st->cut, err) || get_epoch(o, "acked", &st->acked, err) ||
-		get_epoch(o, "sent", &st->sent, err) || tm_arg_u64(o, "point", &st->point, err) ||
+		get_uuid(o, "tracking", st->tracking, err) || tm_arg_u64(o, "cut", &st->cut, err) ||
+		get_epoch(o, "acked", &st->acked, err) || get_epoch(o, "sent", &st->sent, err) ||
+		tm_arg_u64(o, "point", &st->point, err) ||
 		tm_arg_u64(o, "point_time", &seconds, err) ||
 		tm_arg_bool_opt(o, "paused", &st->paused, err) ||
 		tm_arg_u64(o, "throttle", &st->throttle, err))
@@ -144,7 +145,7 @@ static int from_json(struct state *st, const cJSON *o, struct tm_err *err)
 	st->disks = calloc((size_t)cJSON_GetArraySize(disks) + 1, sizeof(*st->disks));
 	if (!st->disks)
 		return tm_fail(err, ENOMEM, "no memory");
-	cJSON_ArrayForEach(item, disks)
+	cJSON_ArrayForEach (item, disks)
 		if (disk_from_json(item, &st->disks[st->ndisks++], err))
 			return -err->code;
 	return 0;
@@ -169,7 +170,10 @@ static int load(struct state *st, struct tm_err *err)
 	o = cJSON_ParseWithLength(text, len);
 	ret = o ? from_json(st, o, err) : tm_fail(err, EINVAL, "not JSON");
 	cJSON_Delete(o);
-	return ret ? tm_wrap(err, "%s is damaged (restore it, or move it away and protect the disks again)", path) : 0;
+	return ret ? tm_wrap(err,
+			     "%s is damaged (restore it, or move it away and protect the disks again)",
+			     path)
+		   : 0;
 }
 
 static int take_lock(struct state *st, struct tm_err *err)

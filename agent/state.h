@@ -22,7 +22,9 @@ struct state_disk {
 	char path[80];             /* where it was last */
 	struct disk_ident ident;
 	uint8_t tracker; /* enum tm_tracker */
-	char doubt[160]; /* not empty: why it must be compared with the server before the next point */
+	bool leaving;    /* unprotected; the server has to be told yet */
+	char doubt
+		[160]; /* not empty: why it must be compared with the server before the next point */
 };
 
 struct state {
@@ -35,7 +37,8 @@ struct state {
 	uint64_t cut;
 	struct tm_epoch_id acked; /* newest epoch that the server has said to be durable */
 	struct tm_epoch_id sent;  /* commit sent, no answer yet; zero = none */
-	uint64_t point;           /* newest acknowledged point's id and wall-clock time, to name what is gone */
+	uint64_t
+		point; /* newest acknowledged point's id and wall-clock time, to name what is gone */
 	uint64_t point_time;
 	bool paused;
 	uint64_t throttle; /* bytes per second; 0 = none */

@@ -233,7 +233,8 @@ static void encode_job(struct job *job)
 	LOCK_SCOPE(&s->lock);
 	if (ret)
 		fail_locked(s, ret,
-			ret == -ESTALE ? "the epoch was broken" : "the disk cannot be read any more");
+			ret == -ESTALE ? "the epoch was broken"
+				       : "the disk cannot be read any more");
 	s->done_blocks += blocks;
 	s->jobs--;
 	pthread_cond_broadcast(&s->changed);
@@ -323,7 +324,8 @@ int stream_flush(struct stream *s, struct tm_err *err)
 	while (s->jobs)
 		pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);
-	failed = stream_error(s, err) != 0; /* then nothing more is sent, only what is under way awaited */
+	failed = stream_error(s, err) !=
+		 0; /* then nothing more is sent, only what is under way awaited */
 	if (s->zero.n && !failed)
 		write_zeros(s);
 	while ((f = s->open)) {

@@ -41,9 +41,9 @@ struct stream {
 	struct tm_extents zero; /* long zero ranges, kept together until the flush */
 	int error;              /* negative errno of the first failure; text in why */
 	char why[160];
-	uint64_t done_blocks;   /* encoded or compared */
-	uint64_t sent_bytes;    /* cells, acknowledged */
-	uint64_t data_blocks;   /* that had to travel as data */
+	uint64_t done_blocks; /* encoded or compared */
+	uint64_t sent_bytes;  /* cells, acknowledged */
+	uint64_t data_blocks; /* that had to travel as data */
 	uint64_t bad_blocks;
 };
 

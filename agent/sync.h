@@ -17,7 +17,7 @@ struct agent;
 
 /* As in heartbeats; the names are sync_state_name()'s. */
 enum sync_state {
-	SYNC_WAITING = 0,    /* not looked at yet, or not connected */
+	SYNC_WAITING = 0, /* not looked at yet, or not connected */
 	SYNC_INITIAL = 1,
 	SYNC_CONTINUOUS = 2,
 	SYNC_RESYNC = 3,
@@ -41,23 +41,27 @@ struct member {
 	/* agent->lock */
 	enum sync_state state;
 	char error[160];
-	uint32_t handle; /* 0 = not opened at the server */
-	uint8_t phase;   /* enum tm_disk_phase */
-	uint64_t attempt; /* INITIAL: to resume */
+	uint32_t handle;        /* 0 = not opened at the server */
+	uint8_t phase;          /* enum tm_disk_phase */
+	uint64_t attempt;       /* INITIAL: to resume */
 	struct tm_extents have; /* INITIAL: durable already */
 	enum member_job job;
 	bool running, finished;
-	uint64_t retry;  /* monotonic ns: not before */
-	uint64_t piece;  /* complete attempt waiting for the next epoch; 0 = none */
+	uint64_t retry; /* monotonic ns: not before */
+	uint64_t piece; /* complete attempt waiting for the next epoch; 0 = none */
 	bool in_round;
-	bool closing;    /* unprotect: DISK_CLOSE when no job runs */
+	bool verify, resync; /* asked for */
+	bool verified;       /* done: `differ` answers it */
+	bool closing;        /* unprotect: DISK_CLOSE when no job runs */
 	pthread_t thread;
 	struct tm_err result;
 	/* progress and counters; lock */
-	uint64_t done, total;
-	uint64_t differ;   /* chunks that differed in the last comparison */
-	uint64_t bad;      /* blocks that could not be read in the last job */
-	uint64_t compared_bytes, sent_bytes;
+	uint64_t done, total, began_at;
+	uint64_t started;                /* monotonic ns */
+	uint64_t backlog;                /* bytes that are dirty and not durable at the server */
+	uint64_t differ;                 /* chunks that differed in the last comparison */
+	uint64_t bad;                    /* blocks that could not be read in the last job */
+	uint64_t sent_bytes, sent_total; /* cells: of the running job, of all before */
 	uint64_t last_point;
 };
 
@@ -72,8 +76,8 @@ int initial_run(struct member *m, uint64_t *piece, struct tm_err *err);
 int compare_run(struct member *m, bool verify, uint64_t *piece, struct tm_err *err);
 
 /* ATTEMPT_BEGIN of a piece; *attempt: 0 = new. The open part's frames, if any, are forgotten. */
-int piece_begin(struct member *m, uint8_t kind, uint64_t *attempt, uint32_t *part,
-	struct tm_err *err);
+int piece_begin(
+	struct member *m, uint8_t kind, uint64_t *attempt, uint32_t *part, struct tm_err *err);
 /* Flushes the stream, makes its part durable, begins the next. */
 int piece_commit(struct member *m, struct stream *s, bool last, struct tm_err *err);
 void piece_abort(struct agent *a, uint64_t attempt);

@@ -190,10 +190,27 @@ static int run(struct tm_cli *cli, int argc, char **argv)
 	return r;
 }
 
+/* Brings the command to the front of the options common to all commands that stand before it. */
+static void command_first(int argc, char **argv)
+{
+	int at = 1;
+	char *cmd;
+
+	while (at < argc && (strncmp(argv[at], "--socket=", 9) == 0 || strcmp(argv[at], "--json") == 0 ||
+				    strcmp(argv[at], "--socket") == 0))
+		at += strcmp(argv[at], "--socket") ? 1 : 2;
+	if (at >= argc)
+		return;
+	cmd = argv[at];
+	memmove(&argv[2], &argv[1], (size_t)(at - 1) * sizeof(*argv));
+	argv[1] = cmd;
+}
+
 int tm_cli_main(const struct tm_cli_program *p, int argc, char **argv)
 {
 	struct tm_cli cli = {.program = p};
 
+	command_first(argc, argv);
 	if (argc < 2)
 		return tm_cli_usage(&cli, "a command is missing");
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
