@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+/* points, pin, unpin, checkpoint, release. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/cleanup.h"
+#include "common/units.h"
+#include "common/uuid.h"
+#include "server/checkpoint.h"
+#include "server/control.h"
+#include "server/resolve.h"
+
+static const char *const kinds[] = {"", "crash", "app", "scan"};
+
+static cJSON *point_json(const struct store_point *p)
+{
+	cJSON *o = cJSON_CreateObject(), *disks;
+
+	tm_json_u64(o, "id", p->seq);
+	tm_json_time(o, "time", (uint64_t)p->cut_ns);
+	tm_json_time(o, "arrival", (uint64_t)p->arrival_ns);
+	cJSON_AddStringToObject(o, "kind", kinds[p->kind & 3]);
+	cJSON_AddStringToObject(o, "label", p->label);
+	cJSON_AddStringToObject(o, "reason", p->reason);
+	tm_json_u64(o, "bytes", p->bytes);
+	cJSON_AddBoolToObject(o, "pinned", p->pinned);
+	cJSON_AddBoolToObject(o, "unreadable", p->bad);
+	disks = cJSON_AddArrayToObject(o, "disks");
+	for (uint32_t i = 0; i < p->ndisks; i++) {
+		cJSON *d = cJSON_CreateObject();
+
+		tm_json_uuid(d, "disk", p->disks[i].uuid);
+		cJSON_AddStringToObject(d, "name", p->disks[i].name);
+		tm_json_u64(d, "size", p->disks[i].size);
+		cJSON_AddItemToArray(disks, d);
+	}
+	return o;
+}
+
+struct listing {
+	cJSON *array;
+	int64_t since;
+};
+
+static int list_point(void *arg, const struct store_point *p)
+{
+	struct listing *l = arg;
+
+	if (p->cut_ns < l->since)
+		return 0;
+	return cJSON_AddItemToArray(l->array, point_json(p)) ? 0 : -ENOMEM;
+}
+
+int control_points(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+{
+	struct server *s = call->ctx;
+	struct listing l = {.since = INT64_MIN};
+	const char *since = NULL;
+	struct machine *m;
+	uint64_t ns;
+	int rc = control_machine(call, args, &m, err);
+
+	if (!rc)
+		rc = tm_arg_string_opt(args, "since", &since, err);
+	if (!rc && since) {
+		rc = tm_time_parse(since, &ns, err);
+		l.since = (int64_t)ns;
+	}
+	if (rc)
+		return rc;
+	*result = cJSON_CreateObject();
+	l.array = cJSON_AddArrayToObject(*result, "points");
+	rc = store_points(s->store, m->uuid, 0, list_point, &l, err);
+	if (rc) {
+		cJSON_Delete(*result);
+		*result = NULL;
+	}
+	return rc;
+}
+
+/* A point's id is unique over the store: the machine that has it. */
+static int find_point(struct tm_control_call *call, uint64_t id, struct machine **out, struct tm_err *err)
+{
+	struct server *s = call->ctx;
+	struct store_point *p;
+	struct machine *m;
+	int rc;
+
+	pthread_mutex_lock(&s->lock);
+	m = s->machines;
+	pthread_mutex_unlock(&s->lock);
+	for (; m; m = m->next) {
+		rc = store_point_get(s->store, m->uuid, id, &p, err);
+		if (rc == -ENOENT)
+			continue;
+		if (rc)
+			return rc;
+		store_point_free(p);
+		*out = m;
+		return 0;
+	}
+	return tm_control_no_such(call, err, "no point %" PRIu64 ": see serverctl points MACHINE", id);
+}
+
+static int set_pin(struct tm_control_call *call, const cJSON *args, int pinned, struct tm_err *err)
+{
+	struct server *s = call->ctx;
+	struct machine *m;
+	uint64_t id;
+	int rc = tm_arg_u64(args, "point", &id, err);
+
+	if (!rc)
+		rc = find_point(call, id, &m, err);
+	return rc ? rc : store_point_pin(s->store, m->uuid, id, pinned, err);
+}
+
+int control_pin(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+{
+	return set_pin(call, args, 1, err);
+}
+
+int control_unpin(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+{
+	return set_pin(call, args, 0, err);
+}
+
+int control_checkpoint(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+{
+	struct server *s = call->ctx;
+	CLEANUP_FREE char *path = NULL;
+	struct store_point *p;
+	struct machine *m;
+	const char *text;
+	int rc = control_machine(call, args, &m, err);
+
+	if (!rc)
+		rc = tm_arg_string(args, "point", &text, err);
+	if (rc)
+		return rc;
+	rc = resolve_point(s->store, m->uuid, text, &p, err);
+	if (rc == -ENOENT)
+		call->exit = 3;
+	if (rc)
+		return rc;
+	rc = checkpoint_make(m, p->seq, &path, err);
+	if (!rc) {
+		*result = point_json(p);
+		cJSON_AddStringToObject(*result, "path", path);
+		cJSON_AddStringToObject(*result, "name", strrchr(path, '/') + 1);
+	}
+	store_point_free(p);
+	return rc;
+}
+
+int control_release(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+{
+	const char *name;
+	int rc = tm_arg_string(args, "name", &name, err);
+
+	return rc ? rc : checkpoint_release(call->ctx, name, err);
+}
