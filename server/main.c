@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -45,7 +46,7 @@ static const struct tm_setting settings[] = {
 	TM_SETTING("server", "keep_attempts", TM_SET_DURATION, struct server_conf, keep, TM_SEC,
 		86400 * TM_SEC, "10m"),
 	TM_SETTING("store", "reserve", TM_SET_SIZE, struct server_conf, reserve, 0, 1ull << 50,
-		"256M"),
+		"0"),
 	TM_SETTING("store", "cache", TM_SET_SIZE, struct server_conf, cache, 1u << 20, 1ull << 40,
 		"64M"),
 	{.section = NULL},

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "common/clock.h"
 #include "common/file.h"
@@ -36,10 +37,22 @@ static int load_run(struct server *s, struct tm_err *err)
 	return rc ? rc : tm_u64_parse(text, &s->run_base, err);
 }
 
+static uint64_t reserve(const struct server *s)
+{
+	const uint64_t most = 256u << 20;
+	struct statvfs fs;
+	uint64_t share;
+
+	if (s->conf.reserve || statvfs(s->dir, &fs))
+		return s->conf.reserve ? s->conf.reserve : most;
+	share = (uint64_t)fs.f_blocks * fs.f_frsize / 20;
+	return share < most ? share : most;
+}
+
 static int open_store(struct server *s, struct tm_err *err)
 {
 	struct store_opts opts = {
-		.reserve_bytes = s->conf.reserve, .cache_bytes = s->conf.cache};
+		.reserve_bytes = reserve(s), .cache_bytes = s->conf.cache};
 	struct store_info info;
 	int rc = store_open(s->dir, &opts, &s->store, err);
 

@@ -33,7 +33,7 @@ struct server_conf {
 	uint64_t strangers;    /* of these without a finished HELLO */
 	uint64_t silence;      /* ns without a frame after which a control connection is given up */
 	uint64_t keep;         /* ns that attempts of a lost session are kept */
-	uint64_t reserve;      /* bytes to keep free in the store's filesystem */
+	uint64_t reserve;      /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, at most 256 MiB */
 	uint64_t cache;        /* bytes of the index cache */
 };
 
