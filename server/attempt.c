@@ -76,7 +76,7 @@ static void wait_idle(struct machine *m, struct attempt *a)
 		pthread_cond_wait(&m->changed, &m->lock);
 }
 
-void attempt_remove(struct machine *m, struct attempt *a)
+void attempt_drop(struct machine *m, struct attempt *a)
 {
 	struct attempt **p;
 
@@ -107,7 +107,7 @@ void attempt_abort(struct machine *m, struct attempt *a)
 		tm_log(TM_LOG_WARNING, "machine %s: attempt %llu not ended in the store: %s",
 			m->name, (unsigned long long)seq, err.msg);
 	pthread_mutex_lock(&m->lock);
-	attempt_remove(m, a);
+	attempt_drop(m, a);
 }
 
 /* The attempt may not be ended by two at a time, nor under a commit. */

@@ -9,7 +9,8 @@
 /* A proof that nothing was written since the newest point makes that point newer. Caller holds m->lock. */
 static void extend_point(struct machine *m, const struct tm_msg_heartbeat *h, int64_t now)
 {
-	int64_t valid = now - (int64_t)(h->clean_age_ns < INT64_MAX / 2 ? h->clean_age_ns : INT64_MAX / 2);
+	int64_t valid =
+		now - (int64_t)(h->clean_age_ns < INT64_MAX / 2 ? h->clean_age_ns : INT64_MAX / 2);
 
 	if (!m->head.point || m->head.point != m->head.seq || m->commits ||
 		tm_epoch_is_zero(&h->clean) || !tm_epoch_equal(&h->clean, &m->head.id))

@@ -25,7 +25,8 @@ static struct tm_frames_got *frames_got(const struct attempt *a, uint32_t *n)
 	for (uint32_t i = 0; got && i < a->ndisks; i++) {
 		struct tm_extent e;
 
-		for (uint64_t at = 0; *n < total && tm_extents_next(&a->disks[i].frames.set, at, &e);
+		for (uint64_t at = 0;
+			*n < total && tm_extents_next(&a->disks[i].frames.set, at, &e);
 			at = e.start + e.count)
 			got[(*n)++] = (struct tm_frames_got){
 				a->disks[i].handle, (uint32_t)e.start, (uint32_t)e.count};
@@ -82,7 +83,8 @@ static int start_over(struct machine *m, struct attempt *a, struct refusal *r)
 }
 
 /* Caller holds m->lock. */
-static bool same_attempt(struct machine *m, const struct attempt *a, const struct tm_msg_attempt_begin *in)
+static bool same_attempt(
+	struct machine *m, const struct attempt *a, const struct tm_msg_attempt_begin *in)
 {
 	struct disk *d;
 
@@ -122,9 +124,10 @@ static void end_superseded(struct machine *m, const struct tm_msg_attempt_begin 
 	struct attempt *a = m->attempts;
 
 	while (a) {
-		bool same = in->kind == TM_ATTEMPT_EPOCH ?
-				    a->kind == TM_ATTEMPT_EPOCH && tm_epoch_equal(&a->id, &in->id) :
-				    a->kind == in->kind && a->handle == in->handle && !a->complete;
+		bool same =
+			in->kind == TM_ATTEMPT_EPOCH
+				? a->kind == TM_ATTEMPT_EPOCH && tm_epoch_equal(&a->id, &in->id)
+				: a->kind == in->kind && a->handle == in->handle && !a->complete;
 
 		if (same && attempt_may_end(a)) {
 			attempt_abort(m, a);

@@ -10,8 +10,8 @@
 #include "common/log.h"
 #include "common/uuid.h"
 
-#define PREFIX   "serve-"
-#define GRACE_NS (60 * TM_SEC) /* unused for this long: its user is gone */
+#define PREFIX     "serve-"
+#define GRACE_NS   (60 * TM_SEC) /* unused for this long: its user is gone */
 #define UNUSED_MAX 64u
 
 /* Checkpoints that were seen unused, and since when. */

@@ -19,13 +19,15 @@ static void watch_space(struct server *s, struct chores *c)
 		return;
 	}
 	if (info.full && !s->full)
-		tm_log(TM_LOG_ERR, "the store is full: %llu MiB are free; machines keep tracking until space is freed",
+		tm_log(TM_LOG_ERR,
+			"the store is full: %llu MiB are free; machines keep tracking until space is freed",
 			(unsigned long long)(info.free_bytes >> 20));
 	else if (!info.full && s->full)
 		tm_log(TM_LOG_NOTICE, "the store has space again");
 	__atomic_store_n(&s->full, info.full, __ATOMIC_RELAXED);
 	if (info.failed && !c->warned)
-		tm_log(TM_LOG_ERR, "the store refuses writes: look at its disk, then restart the server");
+		tm_log(TM_LOG_ERR,
+			"the store refuses writes: look at its disk, then restart the server");
 	c->warned = info.failed;
 }
 

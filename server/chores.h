@@ -6,9 +6,9 @@
 #include "server/server.h"
 
 struct chores {
-	uint64_t saved;  /* monotonic ns: running time made durable */
-	uint64_t swept;  /* attempts and checkpoints looked through */
-	bool warned;     /* a failed store has been reported */
+	uint64_t saved; /* monotonic ns: running time made durable */
+	uint64_t swept; /* attempts and checkpoints looked through */
+	bool warned;    /* a failed store has been reported */
 };
 
 void chores_run(struct server *s, struct chores *c);

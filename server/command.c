@@ -32,7 +32,8 @@ static void leave(struct machine *m, struct command_wait *w)
 	*p = w->next;
 }
 
-static int post(struct machine *m, struct tm_msg_command *cmd, const char *label, struct tm_err *err)
+static int post(
+	struct machine *m, struct tm_msg_command *cmd, const char *label, struct tm_err *err)
 {
 	struct tm_out out;
 	int rc;
@@ -46,8 +47,8 @@ static int post(struct machine *m, struct tm_msg_command *cmd, const char *label
 	return rc;
 }
 
-int command_run(struct machine *m, struct tm_msg_command *cmd, const char *label, unsigned int timeout_s,
-	uint64_t *point, struct tm_err *err)
+int command_run(struct machine *m, struct tm_msg_command *cmd, const char *label,
+	unsigned int timeout_s, uint64_t *point, struct tm_err *err)
 {
 	struct timespec until = tm_timespec(tm_mono_ns() + timeout_s * TM_SEC);
 	struct command_wait w = {.done = false};

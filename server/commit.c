@@ -37,7 +37,8 @@ static const struct tm_epoch_id *tail(const struct machine *m)
 }
 
 /* An epoch whose predecessor failed or waits is not in doubt, it only comes too early. Caller holds m->lock. */
-static int check_predecessor(struct machine *m, const struct tm_in_epoch_commit *in, struct refusal *r)
+static int check_predecessor(
+	struct machine *m, const struct tm_in_epoch_commit *in, struct refusal *r)
 {
 	const struct tm_epoch_id *parent = &in->m->parent;
 
@@ -46,11 +47,11 @@ static int check_predecessor(struct machine *m, const struct tm_in_epoch_commit 
 			return refuse(r, c->doomed, in->m->attempt, "the epoch before it failed");
 	for (unsigned int i = 0; i < MACHINE_FAILED && i < m->nfailed; i++)
 		if (tm_epoch_equal(&m->failed[i].id, parent))
-			return refuse(r, m->failed[i].code, in->m->attempt,
-				"the epoch before it failed");
+			return refuse(
+				r, m->failed[i].code, in->m->attempt, "the epoch before it failed");
 	if (attempt_find_epoch(m, parent))
-		return refuse(r, TM_E_STATE, in->m->attempt,
-			"the epoch before it is not committed yet");
+		return refuse(
+			r, TM_E_STATE, in->m->attempt, "the epoch before it is not committed yet");
 	return 0;
 }
 
@@ -69,8 +70,8 @@ static int check_frames(struct machine *m, const struct attempt *a, const struct
 		return refuse(r, TM_E_DAMAGED, a->seq, "disk %s: not all of the %u frames are here",
 			d->c.name, e->frames);
 	if ((f ? f->digest : 0) != e->digest || (!e->frames && f && f->set.n))
-		return refuse(r, TM_E_DAMAGED, a->seq, "disk %s: the frames' digest differs",
-			d->c.name);
+		return refuse(
+			r, TM_E_DAMAGED, a->seq, "disk %s: the frames' digest differs", d->c.name);
 	return 0;
 }
 
@@ -110,8 +111,10 @@ static void describe(struct machine *m, struct attempt *a, const struct tm_in_ep
 		e[i].name = d->c.name;
 		e[i].open = d->open;
 		e[i].joined = (d->c.joined || d->c.pending) && !d->c.closed;
-		e[i].whole = d->open && ((d->c.joined && tm_uuid_equal(d->c.tracking, d->tracking)) ||
-			(d->c.pending && tm_uuid_equal(d->c.pending_tracking, d->tracking)));
+		e[i].whole = d->open &&
+			     ((d->c.joined && tm_uuid_equal(d->c.tracking, d->tracking)) ||
+				     (d->c.pending &&
+					     tm_uuid_equal(d->c.pending_tracking, d->tracking)));
 		e[i].frames = f && f->set.n;
 	}
 	for (uint32_t i = 0; i < in->m->ndisks; i++)
@@ -160,7 +163,8 @@ static int judge(struct machine *m, struct attempt *a, const struct tm_in_epoch_
 }
 
 /* Caller holds m->lock. */
-static int fill_point(struct commit *c, const struct tm_in_epoch_commit *in, const struct epoch_disk *e)
+static int fill_point(
+	struct commit *c, const struct tm_in_epoch_commit *in, const struct epoch_disk *e)
 {
 	struct machine *m = c->s->machine;
 	struct store_point *p = c->p = calloc(1, sizeof(*p));
@@ -192,7 +196,8 @@ static int fill_point(struct commit *c, const struct tm_in_epoch_commit *in, con
 }
 
 /* Caller holds m->lock. */
-static int fill_joins(struct commit *c, const struct tm_in_epoch_commit *in, const struct epoch_disk *e)
+static int fill_joins(
+	struct commit *c, const struct tm_in_epoch_commit *in, const struct epoch_disk *e)
 {
 	struct machine *m = c->s->machine;
 
@@ -256,7 +261,8 @@ static void enter(struct machine *m, struct attempt *a, struct commit *c)
 }
 
 /* From the store's committer: only hands on. */
-static void store_said(void *arg, int ret, const struct store_result *result, const struct tm_err *err)
+static void store_said(
+	void *arg, int ret, const struct store_result *result, const struct tm_err *err)
 {
 	struct commit *c = arg;
 	struct server *srv = c->s->machine->server;

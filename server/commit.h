@@ -22,8 +22,8 @@ struct commit {
 	uint8_t kind;
 	bool point;
 	char missing[256];
-	int64_t valid;   /* monotonic ns of the cut, as far as that can be known */
-	uint16_t doomed; /* m->lock: the refusal of an epoch before it; 0 = none */
+	int64_t valid;             /* monotonic ns of the cut, as far as that can be known */
+	uint16_t doomed;           /* m->lock: the refusal of an epoch before it; 0 = none */
 	struct commit_join *joins; /* disks that become whole */
 	uint32_t njoins;
 	uint64_t *pieces;

@@ -15,7 +15,7 @@
 struct compare_view {
 	struct store_view *view;
 	uint64_t seed;
-	unsigned int refs; /* machine->lock */
+	unsigned int refs;         /* machine->lock */
 	struct compare_view *next; /* in machine->unused: machine->lock */
 	struct tm_hash128 zero;
 };
@@ -70,7 +70,8 @@ void compare_reap(struct machine *m)
 	}
 }
 
-static struct compare_view *view_new(struct machine *m, uint32_t no, uint64_t seed, struct tm_err *err)
+static struct compare_view *view_new(
+	struct machine *m, uint32_t no, uint64_t seed, struct tm_err *err)
 {
 	static const uint8_t zeros[TM_CHUNK];
 	struct compare_view *v = calloc(1, sizeof(*v));
@@ -198,7 +199,8 @@ struct compare {
 	bool ok[WINDOW];
 };
 
-static void set_equal(uint8_t *bitmap, uint32_t i, const struct tm_hash128 *a, const struct tm_hash128 *b)
+static void set_equal(
+	uint8_t *bitmap, uint32_t i, const struct tm_hash128 *a, const struct tm_hash128 *b)
 {
 	if (a->low == b->low && a->high == b->high)
 		bitmap[i / 8] |= (uint8_t)(1u << (i % 8));
@@ -242,7 +244,8 @@ static int compare_regions(
 	return 0;
 }
 
-static int compare(struct machine *m, const struct tm_in_compare *in, uint8_t *bitmap, struct refusal *r)
+static int compare(
+	struct machine *m, const struct tm_in_compare *in, uint8_t *bitmap, struct refusal *r)
 {
 	struct compare *c;
 	struct compare_view *v;
@@ -261,8 +264,8 @@ static int compare(struct machine *m, const struct tm_in_compare *in, uint8_t *b
 	if (c && c->buf) {
 		c->v = v;
 		c->chunks = (size + TM_CHUNK - 1) / TM_CHUNK;
-		units = in->m->level ? (c->chunks + TM_REGION_CHUNKS - 1) / TM_REGION_CHUNKS :
-				       c->chunks;
+		units = in->m->level ? (c->chunks + TM_REGION_CHUNKS - 1) / TM_REGION_CHUNKS
+				     : c->chunks;
 		if (in->m->first > units || in->m->n > units - in->m->first)
 			rc = tm_fail(&err, EBADMSG, "compares beyond the end of the disk");
 		else if (in->m->level)

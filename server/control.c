@@ -17,7 +17,8 @@
 #include "common/token.h"
 #include "common/uuid.h"
 
-int control_machine(struct tm_control_call *call, const cJSON *args, struct machine **m, struct tm_err *err)
+int control_machine(
+	struct tm_control_call *call, const cJSON *args, struct machine **m, struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	struct catalog_machine c;
@@ -28,11 +29,13 @@ int control_machine(struct tm_control_call *call, const cJSON *args, struct mach
 		return rc;
 	rc = catalog_machine_find(s->catalog, name, &c, err);
 	if (rc == -ENOENT)
-		return tm_control_no_such(call, err, "no machine %.100s: see serverctl machines", name);
+		return tm_control_no_such(
+			call, err, "no machine %.100s: see serverctl machines", name);
 	return rc ? rc : machine_get(s, c.uuid, m, err);
 }
 
-int control_audit(struct tm_control_call *call, const char *cmd, const cJSON *args, int rc, struct tm_err *err)
+int control_audit(struct tm_control_call *call, const char *cmd, const cJSON *args, int rc,
+	struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	char who[64], buf[1024], what[256];
@@ -55,7 +58,7 @@ int control_audit(struct tm_control_call *call, const char *cmd, const cJSON *ar
 static int bound_machine(struct tm_control_call *call, const cJSON *args, const uint8_t **uuid,
 	uint8_t room[TM_UUID], struct tm_err *err)
 {
-	struct machine *m;
+	struct machine *m = NULL;
 	int rc;
 
 	*uuid = NULL;
@@ -69,7 +72,8 @@ static int bound_machine(struct tm_control_call *call, const cJSON *args, const 
 	return 0;
 }
 
-static int token(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+static int make_token(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	uint64_t ttl = 3600 * TM_SEC, uses = 1, expires;
@@ -82,7 +86,8 @@ static int token(struct tm_control_call *call, const cJSON *args, cJSON **result
 	if (!rc)
 		rc = tm_arg_u64_opt(args, "uses", &uses, err);
 	if (!rc && (ttl < TM_SEC || ttl > 365 * 86400 * TM_SEC || uses < 1 || uses > 100000))
-		rc = tm_fail(err, EINVAL, "a token is good for 1 s to 365 days and 1 to 100000 uses");
+		rc = tm_fail(
+			err, EINVAL, "a token is good for 1 s to 365 days and 1 to 100000 uses");
 	if (!rc)
 		rc = bound_machine(call, args, &machine, room, err);
 	if (!rc)
@@ -105,10 +110,11 @@ static int token(struct tm_control_call *call, const cJSON *args, cJSON **result
 
 /* ---- machines ---- */
 
-static int revoke(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+static int revoke_machine(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	struct server *s = call->ctx;
-	struct machine *m;
+	struct machine *m = NULL;
 	int rc = control_machine(call, args, &m, err);
 
 	if (!rc)
@@ -120,10 +126,11 @@ static int revoke(struct tm_control_call *call, const cJSON *args, cJSON **resul
 	return machine_note(m, err);
 }
 
-static int adopt(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+static int adopt_machine(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	struct server *s = call->ctx;
-	struct machine *m;
+	struct machine *m = NULL;
 	int rc = control_machine(call, args, &m, err);
 
 	if (rc)
@@ -145,9 +152,9 @@ static int adopt(struct tm_control_call *call, const cJSON *args, cJSON **result
 		return control_audit(call, #name, args, fn(call, args, result, err), err);         \
 	}
 
-AUDITED(token, token)
-AUDITED(revoke, revoke)
-AUDITED(adopt, adopt)
+AUDITED(token, make_token)
+AUDITED(revoke, revoke_machine)
+AUDITED(adopt, adopt_machine)
 AUDITED(pin, control_pin)
 AUDITED(unpin, control_unpin)
 AUDITED(checkpoint, control_checkpoint)

@@ -53,12 +53,13 @@ static int list_point(void *arg, const struct store_point *p)
 	return cJSON_AddItemToArray(l->array, point_json(p)) ? 0 : -ENOMEM;
 }
 
-int control_points(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_points(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	struct listing l = {.since = INT64_MIN};
 	const char *since = NULL;
-	struct machine *m;
+	struct machine *m = NULL;
 	uint64_t ns;
 	int rc = control_machine(call, args, &m, err);
 
@@ -81,11 +82,12 @@ int control_points(struct tm_control_call *call, const cJSON *args, cJSON **resu
 }
 
 /* A point's id is unique over the store: the machine that has it. */
-static int find_point(struct tm_control_call *call, uint64_t id, struct machine **out, struct tm_err *err)
+static int find_point(
+	struct tm_control_call *call, uint64_t id, struct machine **out, struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	struct store_point *p;
-	struct machine *m;
+	struct machine *m = NULL;
 	int rc;
 
 	pthread_mutex_lock(&s->lock);
@@ -101,13 +103,14 @@ static int find_point(struct tm_control_call *call, uint64_t id, struct machine 
 		*out = m;
 		return 0;
 	}
-	return tm_control_no_such(call, err, "no point %" PRIu64 ": see serverctl points MACHINE", id);
+	return tm_control_no_such(
+		call, err, "no point %" PRIu64 ": see serverctl points MACHINE", id);
 }
 
 static int set_pin(struct tm_control_call *call, const cJSON *args, int pinned, struct tm_err *err)
 {
 	struct server *s = call->ctx;
-	struct machine *m;
+	struct machine *m = NULL;
 	uint64_t id;
 	int rc = tm_arg_u64(args, "point", &id, err);
 
@@ -121,17 +124,19 @@ int control_pin(struct tm_control_call *call, const cJSON *args, cJSON **result,
 	return set_pin(call, args, 1, err);
 }
 
-int control_unpin(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_unpin(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	return set_pin(call, args, 0, err);
 }
 
-int control_checkpoint(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_checkpoint(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	CLEANUP_FREE char *path = NULL;
 	struct store_point *p;
-	struct machine *m;
+	struct machine *m = NULL;
 	const char *text;
 	int rc = control_machine(call, args, &m, err);
 
@@ -154,7 +159,8 @@ int control_checkpoint(struct tm_control_call *call, const cJSON *args, cJSON **
 	return rc;
 }
 
-int control_release(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_release(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	const char *name;
 	int rc = tm_arg_string(args, "name", &name, err);

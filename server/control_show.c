@@ -55,9 +55,9 @@ static cJSON *disk_json(const struct machine *m, const struct disk *d)
 	cJSON_AddStringToObject(o, "serial", d->c.serial);
 	tm_json_u64(o, "size", d->c.size);
 	cJSON_AddStringToObject(o, "tracker",
-		d->c.tracker == TM_TRACKER_KMOD ? "kmod" :
-		d->c.tracker == TM_TRACKER_SCAN ? "scan" :
-						  "");
+		d->c.tracker == TM_TRACKER_KMOD   ? "kmod"
+		: d->c.tracker == TM_TRACKER_SCAN ? "scan"
+						  : "");
 	cJSON_AddStringToObject(o, "state", disk_state(m, d));
 	cJSON_AddBoolToObject(o, "in_points", d->c.joined);
 	tm_json_u64(o, "done", d->beat.done);
@@ -92,7 +92,8 @@ static cJSON *machine_json(const struct machine *m)
 		tm_json_u64(o, "rpo_ms", rpo);
 		tm_json_u64(o, "newest_point", m->head.point);
 	}
-	cJSON_AddStringToObject(o, "newest_kind", rpo == UINT64_MAX ? "" : kinds[m->newest_kind & 3]);
+	cJSON_AddStringToObject(
+		o, "newest_kind", rpo == UINT64_MAX ? "" : kinds[m->newest_kind & 3]);
 	cJSON_AddStringToObject(o, "last_error", m->error);
 	return o;
 }
@@ -123,7 +124,8 @@ static int machine_list(struct server *s, struct machine ***list, size_t *n, str
 	return rc;
 }
 
-int control_machines(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_machines(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	CLEANUP_FREE struct machine **list = NULL;
 	struct server *s = call->ctx;
@@ -181,11 +183,12 @@ static void add_details(cJSON *o, const struct machine *m)
 		cJSON_AddItemToArray(disks, disk_json(m, m->disks[i]));
 }
 
-int control_show(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_show(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	struct server *s = call->ctx;
 	struct catalog_machine c;
-	struct machine *m;
+	struct machine *m = NULL;
 	int rc = control_machine(call, args, &m, err);
 
 	if (!rc)
@@ -206,7 +209,8 @@ int control_show(struct tm_control_call *call, const cJSON *args, cJSON **result
 	return rc;
 }
 
-int control_audits(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+int control_audits(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
 	CLEANUP_FREE struct catalog_audit *list = NULL;
 	struct server *s = call->ctx;

@@ -11,7 +11,8 @@
 #include "server/session.h"
 
 /* Finds the disk or makes it; its name, size and so on are as the agent says, in store and catalog too. */
-static int enlist(struct machine *m, const struct tm_in_disk_open *in, struct disk **d, struct tm_err *err)
+static int enlist(
+	struct machine *m, const struct tm_in_disk_open *in, struct disk **d, struct tm_err *err)
 {
 	struct store_disk sd = {.size = in->m->size};
 	struct catalog_disk c = {.size = in->m->size};
@@ -115,8 +116,8 @@ static int answer(struct session *s, struct disk *d, struct refusal *r)
 	state_of(m, d, &state);
 	pthread_mutex_unlock(&m->lock);
 	if (state.phase == TM_DISK_INITIAL) {
-		rc = store_attempt_resume(m->server->store, d->no, TM_ATTEMPT_INITIAL, d->tracking, &seq,
-			&done, &n, &part, &err);
+		rc = store_attempt_resume(m->server->store, d->no, TM_ATTEMPT_INITIAL, d->tracking,
+			&seq, &done, &n, &part, &err);
 		if (rc && rc != -ENOENT)
 			return refuse_store(r, rc, 0, &err);
 		if (rc || seq != state.attempt)

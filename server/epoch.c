@@ -13,8 +13,8 @@ static int judge_parent(const struct epoch_parent *p, const struct epoch_disk *d
 		return 0;
 	if (!p->none)
 		return refuse(r, TM_E_PARENT, 0, "%s",
-			p->has_head ? "the epoch's parent is not the newest epoch here" :
-				      "the epoch has a parent, but nothing is here");
+			p->has_head ? "the epoch's parent is not the newest epoch here"
+				    : "the epoch has a parent, but nothing is here");
 	if (!p->has_head)
 		return 0;
 	for (size_t i = 0; i < n; i++)
@@ -31,7 +31,8 @@ static int judge_disk(const struct epoch_disk *d, struct refusal *r)
 	if (d->listed && !d->open)
 		return refuse(r, TM_E_STATE, 0, "disk %s is not open", d->name);
 	if (!d->listed && (d->frames || d->piece || d->catchup))
-		return refuse(r, TM_E_STATE, 0, "disk %s has data but no part in the epoch", d->name);
+		return refuse(
+			r, TM_E_STATE, 0, "disk %s has data but no part in the epoch", d->name);
 	if (!whole && (d->frames || d->catchup))
 		return refuse(r, TM_E_STATE, 0, "disk %s is not whole", d->name);
 	return 0;

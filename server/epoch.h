@@ -14,10 +14,10 @@ struct epoch_disk {
 	const char *name;
 	bool open;   /* in this session */
 	bool joined; /* the machine has no points without it */
-	bool whole;  /* its committed state is continued by this session's tracking, or will be by an epoch on its way */
-	bool listed; /* takes part in the epoch */
-	bool frames; /* and has brought data of its own */
-	bool piece;  /* a complete initial sync or resync becomes visible with the epoch */
+	bool whole; /* its committed state is continued by this session's tracking, or will be by an epoch on its way */
+	bool listed;  /* takes part in the epoch */
+	bool frames;  /* and has brought data of its own */
+	bool piece;   /* a complete initial sync or resync becomes visible with the epoch */
 	bool catchup; /* or a complete catch-up */
 };
 
@@ -29,7 +29,7 @@ struct epoch_parent {
 
 struct epoch_verdict {
 	bool point;
-	bool new_line; /* the parent need not be the head */
+	bool new_line;     /* the parent need not be the head */
 	char missing[256]; /* why it is no point */
 };
 

@@ -34,7 +34,7 @@ static void remove_attempt(struct machine *m, uint64_t seq)
 	struct attempt *a = attempt_find(m, seq);
 
 	if (a)
-		attempt_remove(m, a);
+		attempt_drop(m, a);
 }
 
 /* The disks' new state, before the commit leaves the list: no session begins earlier. */

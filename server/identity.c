@@ -14,7 +14,8 @@
 #include "common/uuid.h"
 #include "server/session.h"
 
-#define LIVE_NS  (3 * TM_SEC)  /* data received this long after the newcomer's HELLO: the predecessor lives */
+#define LIVE_NS \
+	(3 * TM_SEC) /* data received this long after the newcomer's HELLO: the predecessor lives */
 #define JUDGE_NS (6 * TM_SEC)  /* until then it is silent: half-open */
 #define LEAVE_NS (60 * TM_SEC) /* for a cut-off predecessor to finish what it is doing */
 
@@ -38,7 +39,8 @@ static enum life life_of(int socket, uint64_t since)
 	uint64_t now = tm_mono_ns();
 
 	memset(&info, 0, sizeof(info));
-	if (getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_state != TCP_ESTABLISHED)
+	if (getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &len) ||
+		info.tcpi_state != TCP_ESTABLISHED)
 		return DEAD;
 	return now - (uint64_t)info.tcpi_last_data_recv * TM_MS >= since + LIVE_NS ? LIVE : SILENT;
 }
@@ -78,7 +80,8 @@ static bool predecessor_leaves(struct machine *m)
 static int hold(struct machine *m, struct refusal *r, const char *why)
 {
 	machine_hold(m, why);
-	return refuse(r, TM_E_HELD, 0, "%s: on hold until an operator decides (serverctl adopt)", why);
+	return refuse(
+		r, TM_E_HELD, 0, "%s: on hold until an operator decides (serverctl adopt)", why);
 }
 
 static int compare_known(struct machine *m, const struct catalog_machine *c, struct tm_conn *conn,

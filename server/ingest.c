@@ -14,10 +14,10 @@
 #include "server/compare.h"
 #include "server/session.h"
 
-#define PART_WAIT_NS  (10 * TM_SEC)
-#define EXTENTS_MAX   65536u /* of a part: what is beyond is only sent twice after a restart */
-#define IDLE_MS       1000   /* after which a big buffer is given back */
-#define SMALL_FRAME   (64u << 10)
+#define PART_WAIT_NS (10 * TM_SEC)
+#define EXTENTS_MAX  65536u /* of a part: what is beyond is only sent twice after a restart */
+#define IDLE_MS      1000   /* after which a big buffer is given back */
+#define SMALL_FRAME  (64u << 10)
 
 struct ingest {
 	struct session *s;
@@ -89,8 +89,8 @@ static struct attempt *attempt_of(struct ingest *in, const struct tm_msg_data *h
 }
 
 /* 1: goes on, a->busy is counted; 0: a duplicate; -1 refused. */
-static int enter(struct ingest *in, const struct tm_msg_data *h, struct attempt **out, uint64_t *blocks,
-	uint32_t *no, struct refusal *r)
+static int enter(struct ingest *in, const struct tm_msg_data *h, struct attempt **out,
+	uint64_t *blocks, uint32_t *no, struct refusal *r)
 {
 	struct machine *m = in->m;
 	LOCK_SCOPE(&m->lock);
@@ -101,8 +101,8 @@ static int enter(struct ingest *in, const struct tm_msg_data *h, struct attempt 
 	if (!a)
 		return -1;
 	if (!d || (a->kind != TM_ATTEMPT_EPOCH && a->handle != h->handle))
-		return refuse(r, TM_E_STALE, h->attempt, "disk %u is not open, or not the attempt's",
-			h->handle);
+		return refuse(r, TM_E_STALE, h->attempt,
+			"disk %u is not open, or not the attempt's", h->handle);
 	f = attempt_frames(a, h->handle, false);
 	if (f && frames_has(f, h->frame))
 		return 0;
@@ -167,8 +167,8 @@ static int claim(struct machine *m, struct attempt *a, const struct tm_msg_data 
 	return rc;
 }
 
-static int store_frame(struct machine *m, struct attempt *a, const struct tm_in_data *data, uint32_t no,
-	uint64_t digest, struct refusal *r)
+static int store_frame(struct machine *m, struct attempt *a, const struct tm_in_data *data,
+	uint32_t no, uint64_t digest, struct refusal *r)
 {
 	struct tm_err err, ignored;
 	int rc = store_put(m->server->store, a->seq, no, data->cells, data->len, &err);

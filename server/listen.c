@@ -87,9 +87,9 @@ static void *serve(void *arg)
 static void address(const struct sockaddr_storage *a, char *out, size_t room)
 {
 	char ip[INET6_ADDRSTRLEN] = "?";
-	const void *p = a->ss_family == AF_INET6 ?
-				(const void *)&((const struct sockaddr_in6 *)a)->sin6_addr :
-				(const void *)&((const struct sockaddr_in *)a)->sin_addr;
+	const void *p = a->ss_family == AF_INET6
+				? (const void *)&((const struct sockaddr_in6 *)a)->sin6_addr
+				: (const void *)&((const struct sockaddr_in *)a)->sin_addr;
 
 	inet_ntop(a->ss_family, p, ip, sizeof(ip));
 	snprintf(out, room, "%s", ip);
@@ -176,8 +176,8 @@ int listener_start(struct server *s, struct listener **out, uint16_t *port, stru
 	l->s = s;
 	l->fd = -1;
 	l->stop = eventfd(0, EFD_CLOEXEC);
-	rc = l->stop < 0 ? tm_fail_errno(err, "eventfd") :
-			   tm_addr_parse(s->conf.listen, TM_PORT, host, sizeof(host), &want, err);
+	rc = l->stop < 0 ? tm_fail_errno(err, "eventfd")
+			 : tm_addr_parse(s->conf.listen, TM_PORT, host, sizeof(host), &want, err);
 	if (!rc)
 		rc = tm_listen(*host && strcmp(host, "*") ? host : NULL, want, &l->fd, port, err);
 	if (rc) {

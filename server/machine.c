@@ -68,7 +68,8 @@ static bool note_disk(cJSON *list, const struct catalog_disk *c)
 {
 	cJSON *o = cJSON_CreateObject();
 	bool ok = o && tm_json_uuid(o, "uuid", c->uuid) && tm_json_u64(o, "sector", c->sector) &&
-		  tm_json_u64(o, "tracker", c->tracker) && cJSON_AddBoolToObject(o, "closed", c->closed) &&
+		  tm_json_u64(o, "tracker", c->tracker) &&
+		  cJSON_AddBoolToObject(o, "closed", c->closed) &&
 		  cJSON_AddBoolToObject(o, "joined", c->joined) &&
 		  tm_json_uuid(o, "tracking", c->tracking);
 
@@ -86,7 +87,8 @@ static char *note_text(struct machine *m, const struct catalog_machine *c)
 	char cert[2 * TM_FPR + 1];
 	bool ok = disks && cJSON_AddStringToObject(o, "host", c->host) &&
 		  tm_json_u64(o, "enrolled", (uint64_t)c->enrolled) &&
-		  tm_json_u64(o, "counter", c->counter) && tm_json_uuid(o, "instance", c->instance) &&
+		  tm_json_u64(o, "counter", c->counter) &&
+		  tm_json_uuid(o, "instance", c->instance) &&
 		  tm_json_uuid(o, "hardware", c->hardware) &&
 		  cJSON_AddBoolToObject(o, "known", c->known) &&
 		  cJSON_AddBoolToObject(o, "held", c->held) &&
@@ -124,11 +126,13 @@ void machine_hold(struct machine *m, const char *why)
 	struct tm_err err;
 
 	__atomic_store_n(&m->held, true, __ATOMIC_RELEASE);
-	tm_log(TM_LOG_ERR, "machine %s is on hold: %s; when it is clear which one is right: serverctl adopt %s",
+	tm_log(TM_LOG_ERR,
+		"machine %s is on hold: %s; when it is clear which one is right: serverctl adopt %s",
 		m->name, why, m->name);
 	if (catalog_machine_hold(m->server->catalog, m->uuid, why, &err) ||
 		catalog_alarm(m->server->catalog, m->uuid, why, &err) || machine_note(m, &err))
-		tm_log(TM_LOG_ERR, "machine %s: the hold is not written down: %s", m->name, err.msg);
+		tm_log(TM_LOG_ERR, "machine %s: the hold is not written down: %s", m->name,
+			err.msg);
 }
 
 uint64_t machine_rpo_ms(const struct machine *m)
@@ -260,7 +264,7 @@ static void machine_free(struct machine *m)
 		return;
 	pthread_mutex_lock(&m->lock);
 	while (m->attempts)
-		attempt_remove(m, m->attempts);
+		attempt_drop(m, m->attempts);
 	pthread_mutex_unlock(&m->lock);
 	for (uint32_t i = 0; i < m->ndisks; i++)
 		free(m->disks[i]);
@@ -292,7 +296,7 @@ static int machine_load(
 	return 0;
 }
 
-int machines_load(struct server *s, struct tm_err *err)
+int machines_open(struct server *s, struct tm_err *err)
 {
 	CLEANUP_FREE struct catalog_machine *list = NULL;
 	size_t n;
@@ -310,7 +314,7 @@ int machines_load(struct server *s, struct tm_err *err)
 	return rc;
 }
 
-void machines_free(struct server *s)
+void machines_close(struct server *s)
 {
 	while (s->machines) {
 		struct machine *m = s->machines;
@@ -328,7 +332,8 @@ static struct machine *lookup(struct server *s, const uint8_t uuid[TM_UUID])
 	return NULL;
 }
 
-int machine_get(struct server *s, const uint8_t uuid[TM_UUID], struct machine **out, struct tm_err *err)
+int machine_get(
+	struct server *s, const uint8_t uuid[TM_UUID], struct machine **out, struct tm_err *err)
 {
 	struct catalog_machine c;
 	struct machine *m, *other;

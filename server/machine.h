@@ -19,7 +19,7 @@ struct disk {
 	uint32_t no;           /* the store's */
 	uint32_t handle;       /* index + 1 */
 	/* machine->lock from here */
-	bool open;                 /* in this session, under: */
+	bool open; /* in this session, under: */
 	uint8_t tracking[TM_UUID];
 	struct tm_disk_beat beat;  /* newest heartbeat */
 	struct compare_view *view; /* compare.c */
@@ -34,10 +34,10 @@ struct attempt_disk {
 struct attempt {
 	struct attempt *next;
 	uint64_t seq;
-	uint8_t kind; /* enum tm_attempt_kind */
-	uint8_t instance[TM_UUID]; /* of the agent that knows the frames of the open part */
-	uint8_t tracking[TM_UUID]; /* piece kinds */
-	uint32_t handle;           /* piece kinds */
+	uint8_t kind;                  /* enum tm_attempt_kind */
+	uint8_t instance[TM_UUID];     /* of the agent that knows the frames of the open part */
+	uint8_t tracking[TM_UUID];     /* piece kinds */
+	uint32_t handle;               /* piece kinds */
 	struct tm_epoch_id id, parent; /* EPOCH */
 	/* machine->lock from here */
 	uint64_t session;  /* that it belongs to; 0 = lost */
@@ -50,13 +50,14 @@ struct attempt {
 	unsigned int busy; /* frames being stored */
 	struct attempt_disk *disks;
 	uint32_t ndisks;
-	struct tm_extents blocks; /* INITIAL: what the open part, and a part that failed for lack of space, holds */
-	bool again;               /* the flush of the part before failed for lack of space */
+	struct tm_extents
+		blocks; /* INITIAL: what the open part, and a part that failed for lack of space, holds */
+	bool again; /* the flush of the part before failed for lack of space */
 	uint64_t bytes;
 };
 
-#define MACHINE_DISKS   1024u /* closed ones included */
-#define MACHINE_FAILED  8u
+#define MACHINE_DISKS    1024u /* closed ones included */
+#define MACHINE_FAILED   8u
 #define MACHINE_ATTEMPTS 1024u
 
 struct machine {
@@ -73,20 +74,20 @@ struct machine {
 	bool arriving;           /* a HELLO is being decided on */
 	struct disk **disks;
 	uint32_t ndisks;
-	struct attempt *attempts; /* newest first */
-	struct commit *commits;   /* on their way, oldest first */
-	struct store_head head;   /* seq 0: none */
-	struct command_wait *waits; /* commands without an answer */
-	uint64_t commands;          /* sent so far */
+	struct attempt *attempts;    /* newest first */
+	struct commit *commits;      /* on their way, oldest first */
+	struct store_head head;      /* seq 0: none */
+	struct command_wait *waits;  /* commands without an answer */
+	uint64_t commands;           /* sent so far */
 	struct compare_view *unused; /* to be closed */
 	struct {
 		struct tm_epoch_id id;
 		uint16_t code;
 	} failed[MACHINE_FAILED]; /* epochs whose commit failed lately: their successors are not in doubt */
 	unsigned int nfailed;
-	int64_t valid;        /* monotonic ns up to which the newest point is known to be the source's state */
+	int64_t valid; /* monotonic ns up to which the newest point is known to be the source's state */
 	uint8_t newest_kind;
-	uint64_t last_beat;   /* monotonic ns; 0 = none */
+	uint64_t last_beat; /* monotonic ns; 0 = none */
 	uint64_t read_rate, wire_rate;
 	bool paused;
 	char error[TM_TEXT_MAX + 1]; /* agent's last */
@@ -96,10 +97,11 @@ struct machine {
 };
 
 /* Loads every machine of the catalog, and what the store knows of it. */
-int machines_load(struct server *s, struct tm_err *err);
-void machines_free(struct server *s);
+int machines_open(struct server *s, struct tm_err *err);
+void machines_close(struct server *s);
 /* The machine, loaded if it is new in the catalog. -ENOENT. */
-int machine_get(struct server *s, const uint8_t uuid[TM_UUID], struct machine **m, struct tm_err *err);
+int machine_get(
+	struct server *s, const uint8_t uuid[TM_UUID], struct machine **m, struct tm_err *err);
 
 /* Of an open disk by its handle; NULL. Caller holds m->lock. */
 struct disk *machine_disk(struct machine *m, uint32_t handle);
@@ -127,7 +129,7 @@ struct attempt *attempt_add(struct machine *m, uint64_t seq, int kind); /* NULL:
 struct frames *attempt_frames(struct attempt *a, uint32_t handle, bool make);
 void attempt_forget(struct attempt *a); /* the open part's frames */
 /* Takes it out of the list and frees it; waits for busy frames first. */
-void attempt_remove(struct machine *m, struct attempt *a);
+void attempt_drop(struct machine *m, struct attempt *a);
 /* The same, and tells the store. The lock is dropped meanwhile. Only if attempt_may_end(). */
 void attempt_abort(struct machine *m, struct attempt *a);
 /* Those of lost sessions that nobody will go on with: other instances' epochs, or all that were lost before `since`. */

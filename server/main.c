@@ -32,21 +32,22 @@ static const struct tm_setting settings[] = {
 		"/run/tidemark/server.sock"),
 	TM_SETTING("server", "data_connections", TM_SET_INT, struct server_conf, data_max, 1,
 		SESSION_DATA_MAX, "4"),
-	TM_SETTING("server", "credit", TM_SET_SIZE, struct server_conf, credit, 2u << 20, 1ull << 32,
-		"16M"),
-	TM_SETTING("server", "memory", TM_SET_SIZE, struct server_conf, memory, 4u << 20, 1ull << 40,
-		"128M"),
+	TM_SETTING("server", "credit", TM_SET_SIZE, struct server_conf, credit, 2u << 20,
+		1ull << 32, "16M"),
+	TM_SETTING("server", "memory", TM_SET_SIZE, struct server_conf, memory, 4u << 20,
+		1ull << 40, "128M"),
 	TM_SETTING("server", "interval", TM_SET_DURATION, struct server_conf, interval, 10 * TM_MS,
 		3600 * TM_SEC, "1s"),
 	TM_SETTING("server", "connections", TM_SET_INT, struct server_conf, connections, 8, 65536,
 		"4096"),
-	TM_SETTING("server", "strangers", TM_SET_INT, struct server_conf, strangers, 4, 65536, "512"),
+	TM_SETTING(
+		"server", "strangers", TM_SET_INT, struct server_conf, strangers, 4, 65536, "512"),
 	TM_SETTING("server", "silence", TM_SET_DURATION, struct server_conf, silence, TM_SEC,
 		3600 * TM_SEC, "30s"),
 	TM_SETTING("server", "keep_attempts", TM_SET_DURATION, struct server_conf, keep, TM_SEC,
 		86400 * TM_SEC, "10m"),
-	TM_SETTING("store", "reserve", TM_SET_SIZE, struct server_conf, reserve, 0, 1ull << 50,
-		"0"),
+	TM_SETTING(
+		"store", "reserve", TM_SET_SIZE, struct server_conf, reserve, 0, 1ull << 50, "0"),
 	TM_SETTING("store", "cache", TM_SET_SIZE, struct server_conf, cache, 1u << 20, 1ull << 40,
 		"64M"),
 	{.section = NULL},
@@ -82,17 +83,37 @@ static int parse(int argc, char **argv, struct options *o)
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (c) {
-		case 'd': o->dir = optarg; break;
-		case 'c': o->config = optarg; break;
-		case 'l': o->listen = optarg; break;
-		case 's': o->socket = optarg; break;
-		case 'u': o->user = optarg; break;
-		case 'i': o->init = true; break;
-		case 'r': o->rebuild = true; break;
-		case 'D': o->level = TM_LOG_DEBUG; break;
-		case 'h': exit(usage(stdout, 0));
-		case 'V': printf("tidemark-server " TM_VERSION "\n"); exit(0);
-		default: return usage(stderr, 2);
+		case 'd':
+			o->dir = optarg;
+			break;
+		case 'c':
+			o->config = optarg;
+			break;
+		case 'l':
+			o->listen = optarg;
+			break;
+		case 's':
+			o->socket = optarg;
+			break;
+		case 'u':
+			o->user = optarg;
+			break;
+		case 'i':
+			o->init = true;
+			break;
+		case 'r':
+			o->rebuild = true;
+			break;
+		case 'D':
+			o->level = TM_LOG_DEBUG;
+			break;
+		case 'h':
+			exit(usage(stdout, 0));
+		case 'V':
+			printf("tidemark-server " TM_VERSION "\n");
+			exit(0);
+		default:
+			return usage(stderr, 2);
 		}
 	}
 	if (!o->dir || optind != argc)
@@ -105,8 +126,7 @@ static int load_config(const struct options *o, struct server_conf *conf, struct
 	CLEANUP_FREE char *path = tm_path("%s/server.conf", o->dir);
 	char **strings[] = {&conf->listen, &conf->socket};
 	const char *given[] = {o->listen, o->socket};
-	int rc = tm_config_load(
-		o->config ? o->config : path, !o->config, settings, conf, err);
+	int rc = tm_config_load(o->config ? o->config : path, !o->config, settings, conf, err);
 
 	for (size_t i = 0; !rc && i < TM_ARRAY_SIZE(given); i++) {
 		if (!given[i])
@@ -147,8 +167,9 @@ static void notify(const char *text)
 	if (*path == '@')
 		to.sun_path[0] = 0;
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&to,
-			      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
+	if (fd < 0 ||
+		sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&to,
+			(socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
 		tm_log(TM_LOG_WARNING, "service manager not told: %s", strerror(errno));
 }
 
@@ -181,8 +202,8 @@ static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_e
 	if (!rc)
 		rc = listener_start(s, &l, &port, err);
 	if (!rc) {
-		tm_log(TM_LOG_NOTICE, "tidemark-server " TM_VERSION ": %s, listening on port %u", dir,
-			port);
+		tm_log(TM_LOG_NOTICE, "tidemark-server " TM_VERSION ": %s, listening on port %u",
+			dir, port);
 		notify("READY=1");
 		run(s, sigfd);
 		notify("STOPPING=1");

@@ -51,8 +51,7 @@ static uint64_t reserve(const struct server *s)
 
 static int open_store(struct server *s, struct tm_err *err)
 {
-	struct store_opts opts = {
-		.reserve_bytes = reserve(s), .cache_bytes = s->conf.cache};
+	struct store_opts opts = {.reserve_bytes = reserve(s), .cache_bytes = s->conf.cache};
 	struct store_info info;
 	int rc = store_open(s->dir, &opts, &s->store, err);
 
@@ -86,7 +85,7 @@ int server_open(struct server *s, const char *dir, struct tm_err *err)
 		rc = load_run(s, err);
 	if (!rc)
 		rc = tm_tls_server(s->pki, &s->tls, err);
-	return rc ? rc : machines_load(s, err);
+	return rc ? rc : machines_open(s, err);
 }
 
 void server_close(struct server *s)
@@ -96,7 +95,7 @@ void server_close(struct server *s)
 	if (s->catalog && server_run_save(s, &err))
 		tm_log(TM_LOG_WARNING, "%s", err.msg);
 	tm_tls_put(s->tls);
-	machines_free(s);
+	machines_close(s);
 	if (s->store)
 		store_close(s->store);
 	catalog_close(s->catalog);

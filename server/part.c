@@ -29,7 +29,8 @@ static void settle(struct machine *m, struct attempt *a, struct part *p, int ret
 	if (ret == 0) {
 		a->complete = p->last;
 	} else if (ret == -ENOSPC) {
-		tm_extents_merge(&a->blocks, &p->blocks); /* without memory they are only sent twice */
+		tm_extents_merge(
+			&a->blocks, &p->blocks); /* without memory they are only sent twice */
 		a->again = true;
 	} else {
 		a->closed = a->lost = true;
@@ -38,7 +39,8 @@ static void settle(struct machine *m, struct attempt *a, struct part *p, int ret
 }
 
 /* From the store's committer: does not block. */
-static void part_done(void *arg, int ret, const struct store_result *result, const struct tm_err *serr)
+static void part_done(
+	void *arg, int ret, const struct store_result *result, const struct tm_err *serr)
 {
 	struct part *p = arg;
 	struct machine *m = p->s->machine;

@@ -87,7 +87,7 @@ static const cJSON *note_of_disk(const cJSON *note, const uint8_t uuid[TM_UUID])
 	const cJSON *o;
 	uint8_t id[TM_UUID];
 
-	cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(note, "disks")) {
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(note, "disks")) {
 		uuid_of(o, "uuid", id);
 		if (tm_uuid_equal(id, uuid))
 			return o;

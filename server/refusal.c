@@ -43,8 +43,7 @@ int refuse_store(struct refusal *r, int rc, uint64_t attempt, const struct tm_er
 /* A full store refuses every frame: one line per ten seconds says so. */
 static struct tm_log_limit full_limit = TM_LOG_LIMIT(1, 10);
 
-static void log_refusal(
-	struct tm_conn *c, const struct refusal *r, uint16_t about, const char *who)
+static void log_refusal(struct tm_conn *c, const struct refusal *r, uint16_t about, const char *who)
 {
 	unsigned int dropped = 0;
 

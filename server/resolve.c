@@ -77,6 +77,7 @@ int resolve_point(struct store *st, const uint8_t machine[TM_UUID], const char *
 	else
 		rc = store_point_newest(st, machine, r.kind == RESOLVE_LATEST_APP, p, err);
 	if (rc == -ENOENT)
-		return tm_fail(err, ENOENT, "the machine has no point %.60s: see serverctl points", text);
+		return tm_fail(
+			err, ENOENT, "the machine has no point %.60s: see serverctl points", text);
 	return rc;
 }

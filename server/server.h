@@ -23,18 +23,19 @@ struct machine;
 struct commit;
 
 struct server_conf {
-	char *listen;          /* ADDR:PORT */
-	char *socket;          /* control socket */
-	uint64_t data_max;     /* data connections of a machine */
-	uint64_t credit;       /* bytes of a machine on the way */
-	uint64_t memory;       /* bytes of frames being received, all machines together */
-	uint64_t interval;     /* ns between cuts */
-	uint64_t connections;  /* at most, all together */
-	uint64_t strangers;    /* of these without a finished HELLO */
-	uint64_t silence;      /* ns without a frame after which a control connection is given up */
-	uint64_t keep;         /* ns that attempts of a lost session are kept */
-	uint64_t reserve;      /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, at most 256 MiB */
-	uint64_t cache;        /* bytes of the index cache */
+	char *listen;         /* ADDR:PORT */
+	char *socket;         /* control socket */
+	uint64_t data_max;    /* data connections of a machine */
+	uint64_t credit;      /* bytes of a machine on the way */
+	uint64_t memory;      /* bytes of frames being received, all machines together */
+	uint64_t interval;    /* ns between cuts */
+	uint64_t connections; /* at most, all together */
+	uint64_t strangers;   /* of these without a finished HELLO */
+	uint64_t silence;     /* ns without a frame after which a control connection is given up */
+	uint64_t keep;        /* ns that attempts of a lost session are kept */
+	uint64_t
+		reserve; /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, at most 256 MiB */
+	uint64_t cache; /* bytes of the index cache */
 };
 
 struct server {
@@ -53,11 +54,11 @@ struct server {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	struct machine *machines;      /* lock; only ever added to */
+	struct machine *machines;         /* lock; only ever added to */
 	struct commit *done, **done_tail; /* lock: finished commits for commit_finish() */
-	bool drained;                  /* lock: no commit will come any more */
-	unsigned int threads;          /* lock: connection threads */
-	unsigned int strangers;        /* lock: of these without a finished HELLO */
+	bool drained;                     /* lock: no commit will come any more */
+	unsigned int threads;             /* lock: connection threads */
+	unsigned int strangers;           /* lock: of these without a finished HELLO */
 };
 
 /* Opens store, catalog, keys, and loads the machines. */

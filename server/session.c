@@ -121,7 +121,8 @@ int session_check(struct session *s, struct refusal *r)
 	if (__atomic_load_n(&m->revoked, __ATOMIC_ACQUIRE))
 		return refuse(r, TM_E_AUTH, 0, "the machine is revoked");
 	if (__atomic_load_n(&m->held, __ATOMIC_ACQUIRE))
-		return refuse(r, TM_E_HELD, 0, "on hold until an operator decides (serverctl adopt)");
+		return refuse(
+			r, TM_E_HELD, 0, "on hold until an operator decides (serverctl adopt)");
 	return 0;
 }
 
@@ -323,8 +324,9 @@ static int hello(struct server *srv, struct machine *m, struct tm_conn *c, int s
 			tm_uuid_format(in.m->machine, other));
 	}
 	if (in.m->version_min > TM_WIRE_VERSION || in.m->version_max < TM_WIRE_VERSION)
-		return refuse(r, TM_E_VERSION, 0, "protocol versions %u to %u; this server speaks %u",
-			in.m->version_min, in.m->version_max, TM_WIRE_VERSION);
+		return refuse(r, TM_E_VERSION, 0,
+			"protocol versions %u to %u; this server speaks %u", in.m->version_min,
+			in.m->version_max, TM_WIRE_VERSION);
 	if (identity_check(m, c, &in, r))
 		return -1;
 	s = session_new(m, c, socket, in.m->instance);
@@ -391,8 +393,8 @@ static void enrolment(struct server *srv, struct tm_conn *c, const void *body, s
 	char name[TM_UUID_TEXT];
 	struct tm_err err;
 
-	if (enroll_serve(c, body, len, srv->pki, srv->uuid, catalog_enroll, srv->catalog, machine,
-		    &err))
+	if (enroll_serve(
+		    c, body, len, srv->pki, srv->uuid, catalog_enroll, srv->catalog, machine, &err))
 		tm_log(TM_LOG_WARNING, "%s enrolment refused: %s", tm_conn_name(c), err.msg);
 	else
 		tm_log(TM_LOG_NOTICE, "%s machine %s enrolled", tm_conn_name(c),

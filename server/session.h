@@ -48,8 +48,8 @@ void session_put(struct session *s);
 int session_check(struct session *s, struct refusal *r);
 
 /* identity.c: is this HELLO to be believed? 0: m->arriving is set, and the predecessor is gone. */
-int identity_check(struct machine *m, struct tm_conn *c, const struct tm_in_hello *in,
-	struct refusal *r);
+int identity_check(
+	struct machine *m, struct tm_conn *c, const struct tm_in_hello *in, struct refusal *r);
 /* Ends m->arriving; broadcasts. Caller holds m->lock. */
 void identity_done(struct machine *m);
 

@@ -18,10 +18,7 @@
 static const struct {
 	const char *name, *options;
 } formats[] = {
-	{"raw", NULL},
-	{"qcow2", NULL},
-	{"vhdx", "subformat=dynamic"},
-	{"vmdk", NULL},
+	{"raw", NULL}, {"qcow2", NULL}, {"vhdx", "subformat=dynamic"}, {"vmdk", NULL},
 	{"vpc", "subformat=dynamic,force_size=on"}, /* else the size is rounded to a disk geometry */
 };
 
@@ -47,11 +44,13 @@ static void follow(int fd, const struct serve_disk *d, struct tm_progress *p)
 		at = strrchr(buf, '(');
 		if (at)
 			tm_progress_show(p, d->name,
-				(uint64_t)(strtod(at + 1, NULL) / 100.0 * (double)d->size), d->size);
+				(uint64_t)(strtod(at + 1, NULL) / 100.0 * (double)d->size),
+				d->size);
 	}
 }
 
-static pid_t start_convert(const char *uri, const char *format, const char *options, const char *out, int *fd)
+static pid_t start_convert(
+	const char *uri, const char *format, const char *options, const char *out, int *fd)
 {
 	const char *argv[16] = {"qemu-img", "convert", "-p", "-f", "raw", "-O", format};
 	int n = 7, p[2];
@@ -99,7 +98,8 @@ static int convert(struct tm_cli *cli, const struct serve_disk *d, size_t format
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "interrupted");
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "qemu-img failed on disk %s%s", d->name,
-			WIFEXITED(status) && WEXITSTATUS(status) == 127 ? ": install qemu-utils" : "");
+			WIFEXITED(status) && WEXITSTATUS(status) == 127 ? ": install qemu-utils"
+									: "");
 	return TM_EXIT_OK;
 }
 
@@ -116,8 +116,8 @@ static int publish(struct tm_cli *cli, const char *tmp, const char *path)
 	return TM_EXIT_OK;
 }
 
-static int export_disk(struct tm_cli *cli, const struct serve_disk *d, size_t format, const char *dir,
-	cJSON *images)
+static int export_disk(struct tm_cli *cli, const struct serve_disk *d, size_t format,
+	const char *dir, cJSON *images)
 {
 	CLEANUP_FREE char *path = tm_path("%s/%s.%s", dir, d->name, formats[format].name);
 	CLEANUP_FREE char *tmp = tm_path("%s/.%s.%s.part", dir, d->name, formats[format].name);
@@ -127,8 +127,8 @@ static int export_disk(struct tm_cli *cli, const struct serve_disk *d, size_t fo
 	if (!path || !tmp)
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
 	if (access(path, F_OK) == 0)
-		return tm_cli_fail(cli, TM_EXIT_REFUSED, "%s is there already: remove it or name another folder",
-			path);
+		return tm_cli_fail(cli, TM_EXIT_REFUSED,
+			"%s is there already: remove it or name another folder", path);
 	rc = convert(cli, d, format, tmp);
 	if (!rc)
 		rc = publish(cli, tmp, path);

@@ -32,7 +32,11 @@ static void file_name(const char *name, char *out, size_t room)
 	size_t n = 0;
 
 	for (const char *p = slash ? slash + 1 : name; *p && n + 1 < room; p++)
-		out[n++] = strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", *p) ? *p : '_';
+		out[n++] =
+			strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-",
+				*p)
+				? *p
+				: '_';
 	if (n == 0 || out[0] == '.')
 		out[0] = '_', n = n ? n : 1;
 	out[n] = 0;
@@ -54,7 +58,7 @@ static int take_disks(struct serve *s, const cJSON *answer, const char *dir)
 	s->disks = calloc((size_t)cJSON_GetArraySize(list) + 1, sizeof(*s->disks));
 	if (!s->disks)
 		return -ENOMEM;
-	cJSON_ArrayForEach(o, list) {
+	cJSON_ArrayForEach (o, list) {
 		struct serve_disk *d = &s->disks[s->n];
 		char base[200];
 
@@ -75,8 +79,8 @@ static int start_one(struct serve *s, struct serve_disk *d, const char *uuid, co
 {
 	CLEANUP_FREE char *dir = tm_path("dir=%s", s->path);
 	CLEANUP_FREE char *disk = tm_path("disk=%s", uuid);
-	const char *argv[] = {"nbdkit", "--exit-with-parent", "-f", "-r", "-U", d->socket, plugin, dir,
-		disk, NULL};
+	const char *argv[] = {"nbdkit", "--exit-with-parent", "-f", "-r", "-U", d->socket, plugin,
+		dir, disk, NULL};
 	sigset_t none;
 
 	if (!dir || !disk)
@@ -128,7 +132,8 @@ static int start_all(struct tm_cli *cli, struct serve *s, const cJSON *answer)
 	if (!plugin)
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
 	for (size_t i = 0; i < s->n; i++) {
-		int rc = start_one(s, &s->disks[i], tm_json_str(cJSON_GetArrayItem(list, (int)i), "disk"),
+		int rc = start_one(s, &s->disks[i],
+			tm_json_str(cJSON_GetArrayItem(list, (int)i), "disk"),
 			strchr(plugin, '/') ? plugin : "tidemark");
 
 		if (rc)
@@ -154,15 +159,16 @@ static int take_point(struct tm_cli *cli, struct serve *s, const cJSON *answer, 
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
 	s->lock = open(lock, O_RDONLY | O_CLOEXEC);
 	if (s->lock < 0 || flock(s->lock, LOCK_SH))
-		return tm_cli_fail(cli, TM_EXIT_FAILED, "%s: %s: run as root or as the server's user", lock,
-			strerror(errno));
+		return tm_cli_fail(cli, TM_EXIT_FAILED,
+			"%s: %s: run as root or as the server's user", lock, strerror(errno));
 	rc = take_disks(s, answer, dir);
 	if (rc)
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "%s: %s", dir, strerror(-rc));
 	return start_all(cli, s, answer);
 }
 
-int serve_begin(struct tm_cli *cli, const char *machine, const char *point, const char *dir, struct serve *s)
+int serve_begin(struct tm_cli *cli, const char *machine, const char *point, const char *dir,
+	struct serve *s)
 {
 	cJSON *args = cJSON_CreateObject(), *answer;
 	struct tm_err err;

@@ -20,13 +20,12 @@ char *serverctl_sibling(const char *name)
 	char self[4096];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
-
 	if (n > 0) {
 		self[n] = 0;
 		*strrchr(self, '/') = 0;
 		for (int i = 0; i < 2; i++) {
-			char *path = i ? tm_path("%s/../sbin/%s", self, name) :
-					 tm_path("%s/%s", self, name);
+			char *path = i ? tm_path("%s/../sbin/%s", self, name)
+				       : tm_path("%s/%s", self, name);
 
 			if (path && access(path, R_OK) == 0)
 				return path;
@@ -118,7 +117,9 @@ static int cmd_token(struct tm_cli *cli)
 	else
 		rc = ttl && !tm_json_u64(args, "ttl_ns", n) ? -ENOMEM : 0;
 	if (!rc && uses)
-		rc = tm_u64_parse(uses, &n, &err) ? -EINVAL : tm_json_u64(args, "uses", n) ? 0 : -ENOMEM;
+		rc = tm_u64_parse(uses, &n, &err)   ? -EINVAL
+		     : tm_json_u64(args, "uses", n) ? 0
+						    : -ENOMEM;
 	if (rc) {
 		cJSON_Delete(args);
 		return tm_cli_usage(cli, "%s", rc == -EINVAL ? err.msg : "out of memory");
@@ -158,18 +159,19 @@ static const char *rpo_text(const cJSON *o, char text[TM_TEXT_ROOM])
 {
 	const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, "rpo_ms");
 
-	return !v || cJSON_IsNull(v) ? "-" : tm_duration_format(tm_json_num(o, "rpo_ms") * TM_MS, text);
+	return !v || cJSON_IsNull(v) ? "-"
+				     : tm_duration_format(tm_json_num(o, "rpo_ms") * TM_MS, text);
 }
 
 static void print_machines(const cJSON *result)
 {
-	static const char *const headers[] = {
-		"<MACHINE", "<NAME", "<STATE", ">DISKS", ">BACKLOG", ">RPO", ">NEWEST", "<KIND", "<LAST ERROR"};
+	static const char *const headers[] = {"<MACHINE", "<NAME", "<STATE", ">DISKS", ">BACKLOG",
+		">RPO", ">NEWEST", "<KIND", "<LAST ERROR"};
 	struct tm_table *t = tm_table_new(headers, TM_ARRAY_SIZE(headers));
 	char text[TM_TEXT_ROOM];
 	const cJSON *o;
 
-	cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(result, "machines")) {
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(result, "machines")) {
 		tm_table_cell(t, "%s", tm_json_str(o, "machine"));
 		tm_table_cell(t, "%s", tm_json_str(o, "name"));
 		tm_table_cell(t, "%s", tm_json_str(o, "state"));
@@ -222,12 +224,13 @@ static void print_show(const cJSON *r)
 		rpo_text(r, text));
 	printf("newest    %" PRIu64 " %s\n", tm_json_num(r, "newest_point"),
 		tm_json_str(r, "newest_kind"));
-	printf("rates     read %s/s, wire %s/s\n", tm_size_format(tm_json_num(r, "read_rate"), text),
+	printf("rates     read %s/s, wire %s/s\n",
+		tm_size_format(tm_json_num(r, "read_rate"), text),
 		tm_size_format(tm_json_num(r, "wire_rate"), rate));
 	if (*tm_json_str(r, "last_error"))
 		printf("error     %s\n", tm_json_str(r, "last_error"));
 	t = tm_table_new(headers, TM_ARRAY_SIZE(headers));
-	cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(r, "disks")) {
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(r, "disks")) {
 		tm_table_cell(t, "%s", tm_json_str(o, "disk"));
 		tm_table_cell(t, "%s", tm_json_str(o, "name"));
 		tm_table_cell(t, "%s", tm_size_format(tm_json_num(o, "size"), text));
@@ -238,7 +241,7 @@ static void print_show(const cJSON *r)
 		tm_table_cell(t, "%s", tm_json_str(o, "tracker"));
 	}
 	tm_table_print(t, stdout);
-	cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(r, "alarms"))
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(r, "alarms"))
 		printf("alarm     %s %s\n", tm_json_str(o, "time"), tm_json_str(o, "text"));
 }
 
@@ -255,14 +258,14 @@ static void print_points(const cJSON *result)
 	char text[TM_TEXT_ROOM];
 	const cJSON *o;
 
-	cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(result, "points")) {
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(result, "points")) {
 		bool bad = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "unreadable"));
 
 		tm_table_cell(t, "%" PRIu64, tm_json_num(o, "id"));
 		tm_table_cell(t, "%s", tm_json_str(o, "time"));
 		tm_table_cell(t, "%s", tm_json_str(o, "kind"));
-		tm_table_cell(t, "%d",
-			cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(o, "disks")));
+		tm_table_cell(
+			t, "%d", cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(o, "disks")));
 		tm_table_cell(t, "%s", tm_size_format(tm_json_num(o, "bytes"), text));
 		tm_table_cell(t, "%s",
 			cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "pinned")) ? "yes" : "no");
@@ -288,7 +291,7 @@ static void print_audit(const cJSON *result)
 	struct tm_table *t = tm_table_new(headers, TM_ARRAY_SIZE(headers));
 	const cJSON *o;
 
-	cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(result, "audit")) {
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(result, "audit")) {
 		tm_table_cell(t, "%s", tm_json_str(o, "time"));
 		tm_table_cell(t, "%s", tm_json_str(o, "who"));
 		tm_table_cell(t, "%s", tm_json_str(o, "result"));
@@ -302,15 +305,15 @@ static int cmd_audit(struct tm_cli *cli)
 	return shown(cli, "audit", args1("max", tm_cli_value(cli, "max")), print_audit);
 }
 
-static const struct tm_cli_opt init_opts[] = {
-	{"dir", "DIR", "folder of the store, made if absent"},
-	{"listen", "ADDR:PORT", "where the server will listen (default *:9640)"}, {NULL, NULL, NULL}};
+static const struct tm_cli_opt init_opts[] = {{"dir", "DIR", "folder of the store, made if absent"},
+	{"listen", "ADDR:PORT", "where the server will listen (default *:9640)"},
+	{NULL, NULL, NULL}};
 static const struct tm_cli_opt dir_opts[] = {
 	{"dir", "DIR", "folder of the store"}, {NULL, NULL, NULL}};
-static const struct tm_cli_opt token_opts[] = {
-	{"ttl", "TIME", "how long it is good (default 1h)"},
+static const struct tm_cli_opt token_opts[] = {{"ttl", "TIME", "how long it is good (default 1h)"},
 	{"uses", "N", "how many machines may enrol with it (default 1)"},
-	{"machine", "MACHINE", "only for this machine, to renew its certificate"}, {NULL, NULL, NULL}};
+	{"machine", "MACHINE", "only for this machine, to renew its certificate"},
+	{NULL, NULL, NULL}};
 static const struct tm_cli_opt points_opts[] = {
 	{"since", "TIME", "only points of this time and later"}, {NULL, NULL, NULL}};
 static const struct tm_cli_opt nbd_opts[] = {
@@ -324,21 +327,25 @@ static const struct tm_cli_opt audit_opts[] = {
 	{"max", "N", "the newest N entries (default 100)"}, {NULL, NULL, NULL}};
 
 static const struct tm_cli_cmd commands[] = {
-	{"init", "", "create store, catalog and certification authority", NULL, init_opts, 0, 0, cmd_init},
+	{"init", "", "create store, catalog and certification authority", NULL, init_opts, 0, 0,
+		cmd_init},
 	{"token", "", "make a one-time token for enrolment", NULL, token_opts, 0, 0, cmd_token},
 	{"revoke", "MACHINE", "shut a machine out at its next frame", NULL, NULL, 1, 1, cmd_revoke},
-	{"machines", "", "all machines: state, RPO, newest point, errors", NULL, NULL, 0, 0, cmd_machines},
+	{"machines", "", "all machines: state, RPO, newest point, errors", NULL, NULL, 0, 0,
+		cmd_machines},
 	{"show", "MACHINE", "one machine with its disks and alarms", NULL, NULL, 1, 1, cmd_show},
 	{"points", "MACHINE", "recovery points, oldest first", NULL, points_opts, 1, 1, cmd_points},
 	{"pin", "POINT", "keep a point whatever the policy says", NULL, NULL, 1, 1, cmd_pin},
 	{"unpin", "POINT", "leave a point to the policy again", NULL, NULL, 1, 1, cmd_unpin},
 	{"nbd", "MACHINE", "serve every disk of a point over NBD, read-only, until interrupted",
-		"Prints a line \"NAME SOCKET SIZE\" per disk and \"ready\".", nbd_opts, 1, 1, serverctl_nbd},
-	{"export", "MACHINE", "write the disks of a point as images", NULL, export_opts, 1, 1, serverctl_export},
-	{"adopt", "MACHINE", "end a hold: the machine that connects next is the right one", NULL, NULL, 1, 1,
-		cmd_adopt},
-	{"rebuild", "", "make a new catalog from the store, while no daemon runs", NULL, dir_opts, 0, 0,
-		cmd_rebuild},
+		"Prints a line \"NAME SOCKET SIZE\" per disk and \"ready\".", nbd_opts, 1, 1,
+		serverctl_nbd},
+	{"export", "MACHINE", "write the disks of a point as images", NULL, export_opts, 1, 1,
+		serverctl_export},
+	{"adopt", "MACHINE", "end a hold: the machine that connects next is the right one", NULL,
+		NULL, 1, 1, cmd_adopt},
+	{"rebuild", "", "make a new catalog from the store, while no daemon runs", NULL, dir_opts,
+		0, 0, cmd_rebuild},
 	{"audit", "", "what operators did", NULL, audit_opts, 0, 0, cmd_audit},
 	{.name = NULL},
 };

@@ -23,7 +23,8 @@ struct serve {
 };
 
 /* TM_EXIT_OK when every socket answers; else the exit code, the error is printed, and nothing is left. */
-int serve_begin(struct tm_cli *cli, const char *machine, const char *point, const char *dir, struct serve *s);
+int serve_begin(struct tm_cli *cli, const char *machine, const char *point, const char *dir,
+	struct serve *s);
 /* Ends the nbdkits, removes sockets and checkpoint. */
 void serve_end(struct tm_cli *cli, struct serve *s);
 
