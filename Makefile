@@ -22,6 +22,7 @@ ifeq ($(VARIANT),asan)
   LDFLAGS += -fsanitize=address,undefined
 else ifeq ($(VARIANT),tsan)
   CFLAGS = -O1 -g -fsanitize=thread
+  BASE += -Itests/unit/tsan
   LDFLAGS += -fsanitize=thread
 else ifeq ($(VARIANT),clang)
   CC = clang
