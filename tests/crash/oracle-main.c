@@ -242,8 +242,18 @@ static bool drain(unsigned long cut, bool abort)
 			break;
 		r = tmk_drain_disk(&tmk, &disks[i], i, 256, image_stage, &images);
 	}
-	if (r == -ESTALE || r == -ETIME) {
-		verdict(cut, r == -ETIME ? "the epoch does not settle" : "the epoch broke");
+	if (r == -ETIME) {
+		verdict(cut, "the epoch does not settle");
+	} else if (r == -ESTALE) {
+		struct tmk_stats s;
+		char text[160];
+
+		tmk_stats(&tmk, &s);
+		snprintf(text, sizeof(text),
+			"the epoch broke (memory %llu, deadline %llu, error %llu)",
+			(unsigned long long)s.break_memory, (unsigned long long)s.break_deadline,
+			(unsigned long long)s.break_error);
+		verdict(cut, text);
 	} else if (r) {
 		fail("draining: %s", strerror(-r));
 	}

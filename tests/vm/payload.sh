@@ -21,29 +21,41 @@ build_module() {
 	return $rc
 }
 
+# compile_module SUITE OUT KVER: the module, and its test build (TM_TEST=1), which has switches that break it.
 compile_module() {
-	local suite=$1 out=$2 kver=$3 src
-	rm -f "$out/done" "$out/tidemark.ko"
+	local suite=$1 out=$2 kver=$3 lib
+	rm -f "$out/done" "$out/tidemark.ko" "$out/tidemark-test.ko"
 	touch "$out/begun"
-	rsync -a --delete --exclude='*.o' --exclude='*.ko' --exclude='.*' --exclude='*.mod*' --exclude=Module.symvers \
-		--exclude=modules.order --exclude='generated' kmod "$out/src/" && mkdir -p "$out/src/common" &&
-		rsync -a common/tidemark_abi.h "$out/src/common/" || return 1
-	src=$(realpath "$out/src")
-	if ! in_chroot "$suite" --bind "$src" -- make -C "/lib/modules/$kver/build" "M=$src/kmod" W=1 ${KMOD_ARGS:-} \
-		modules >"$out/log" 2>&1; then
-		grep -E -A 5 'error|Error|warning|probe' "$out/log" | head -n 60 >&2
-		echo "vm: the module does not build for $suite ($kver): $out/log" >&2
-		return 1
-	fi
-	if grep -E -i 'warning' "$out/log" | grep -v -E 'compiler differs' >&2; then
-		echo "vm: warnings in the module's build for $suite ($kver): $out/log" >&2
-		return 1
-	fi
+	compile_into "$suite" "$out" "$kver" src && cp "$out/src/kmod/tidemark.ko" "$out/" &&
+		compile_into "$suite" "$out" "$kver" src-test TM_TEST=1 &&
+		cp "$out/src-test/kmod/tidemark.ko" "$out/tidemark-test.ko" || return 1
 	mkdir -p "$out/lib/updates"
-	cp "$src/kmod/tidemark.ko" "$out/lib/updates/" && cp "$src/kmod/tidemark.ko" "$out/" || return 1
-	in_chroot "$suite" --bind "$(realpath "$out/lib")" -- sh -c "
-		mkdir -p /lib/modules/$kver/updates && cp $(realpath "$out/lib")/updates/tidemark.ko /lib/modules/$kver/updates/ &&
-		depmod $kver && cp /lib/modules/$kver/modules.* $(realpath "$out/lib")/"
+	cp "$out/tidemark.ko" "$out/lib/updates/" || return 1
+	lib=$(realpath "$out/lib")
+	in_chroot "$suite" --bind "$lib" -- sh -c "
+		mkdir -p /lib/modules/$kver/updates && cp $lib/updates/tidemark.ko /lib/modules/$kver/updates/ &&
+		depmod $kver && cp /lib/modules/$kver/modules.* $lib/"
+}
+
+# compile_into SUITE OUT KVER FOLDER [VARIABLE=VALUE]...
+compile_into() {
+	local suite=$1 out=$2 kver=$3 src=$2/$4 log=$2/log.$4
+	shift 4
+	mkdir -p "$src/common"
+	rsync -a --delete --exclude='*.o' --exclude='*.ko' --exclude='.*' --exclude='*.mod*' --exclude=Module.symvers \
+		--exclude=modules.order --exclude='generated' kmod "$src/" &&
+		rsync -a common/tidemark_abi.h "$src/common/" || return 1
+	src=$(realpath "$src")
+	if ! in_chroot "$suite" --bind "$src" -- make -C "/lib/modules/$kver/build" "M=$src/kmod" W=1 ${KMOD_ARGS:-} "$@" \
+		modules >"$log" 2>&1; then
+		grep -E -A 5 'error|Error|warning|probe' "$log" | head -n 60 >&2
+		echo "vm: the module does not build for $suite ($kver): $log" >&2
+		return 1
+	fi
+	if grep -E -i 'warning' "$log" | grep -v -E 'compiler differs' >&2; then
+		echo "vm: warnings in the module's build for $suite ($kver): $log" >&2
+		return 1
+	fi
 }
 
 # portable SOURCE TARGET: a copy of a program that finds loader and libraries in the guest's /tidemark/build/lib.
@@ -91,11 +103,11 @@ payload() {
 		echo "export TM_SUITE=$suite"
 		echo "drivers='$drivers'"
 		if [ -f kmod/Kbuild ]; then
-			cp "build/kmod/$suite/tidemark.ko" "$t/build/kmod/"
+			cp "build/kmod/$suite/tidemark.ko" "build/kmod/$suite/tidemark-test.ko" "$t/build/kmod/"
 			modules=$stage/$(modules_dir "$dir/root")/$(cat "$dir/kver")
 			mkdir -p "$modules"
 			cp -r "build/kmod/$suite/lib/." "$modules/"
-			echo "export TM_KO=/tidemark/build/kmod/tidemark.ko"
+			echo "export TM_KO=/tidemark/build/kmod/tidemark.ko TM_KO_TEST=/tidemark/build/kmod/tidemark-test.ko"
 		fi
 	} >"$t/.run/env"
 	{
