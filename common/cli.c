@@ -164,6 +164,36 @@ static int sort_words(struct tm_cli *cli, int argc, char **argv)
 	return TM_EXIT_OK;
 }
 
+/*
+ * Takes --json and --socket from before the command, which comes to argv[1]. There --socket is the control socket; behind the command
+ * it is that too, unless the command has an option of its own by this name.
+ */
+static int take_leading(struct tm_cli *cli, int argc, char **argv)
+{
+	int at = 1;
+
+	for (; at < argc; at++) {
+		if (strcmp(argv[at], "--json") == 0)
+			cli->json = true;
+		else if (strncmp(argv[at], "--socket=", 9) == 0)
+			cli->socket = argv[at] + 9;
+		else if (strcmp(argv[at], "--socket") == 0 && at + 1 < argc)
+			cli->socket = argv[++at];
+		else
+			break;
+	}
+	memmove(&argv[1], &argv[at], (size_t)(argc - at) * sizeof(*argv));
+	return argc - at + 1;
+}
+
+static bool has_option(const struct tm_cli_cmd *cmd, const char *name)
+{
+	for (const struct tm_cli_opt *o = cmd->opts; o && o->name; o++)
+		if (strcmp(o->name, name) == 0)
+			return true;
+	return false;
+}
+
 static int run(struct tm_cli *cli, int argc, char **argv)
 {
 	const struct tm_cli_program *p = cli->program;
@@ -179,8 +209,10 @@ static int run(struct tm_cli *cli, int argc, char **argv)
 	if (cli->cmd->max >= 0 && cli->argc > cli->cmd->max)
 		return tm_cli_usage(cli, "%s: unexpected argument '%s'", cli->cmd->name,
 			cli->argv[cli->cmd->max]);
-	cli->json = tm_cli_value(cli, "json") != NULL;
-	cli->socket = tm_cli_value(cli, "socket");
+	if (tm_cli_value(cli, "json"))
+		cli->json = true;
+	if (!cli->socket && !has_option(cli->cmd, "socket"))
+		cli->socket = tm_cli_value(cli, "socket");
 	if (!cli->socket)
 		cli->socket = env && *env ? env : p->socket;
 	r = cli->cmd->run(cli);
@@ -190,27 +222,11 @@ static int run(struct tm_cli *cli, int argc, char **argv)
 	return r;
 }
 
-/* Brings the command to the front of the options common to all commands that stand before it. */
-static void command_first(int argc, char **argv)
-{
-	int at = 1;
-	char *cmd;
-
-	while (at < argc && (strncmp(argv[at], "--socket=", 9) == 0 || strcmp(argv[at], "--json") == 0 ||
-				    strcmp(argv[at], "--socket") == 0))
-		at += strcmp(argv[at], "--socket") ? 1 : 2;
-	if (at >= argc)
-		return;
-	cmd = argv[at];
-	memmove(&argv[2], &argv[1], (size_t)(at - 1) * sizeof(*argv));
-	argv[1] = cmd;
-}
-
 int tm_cli_main(const struct tm_cli_program *p, int argc, char **argv)
 {
 	struct tm_cli cli = {.program = p};
 
-	command_first(argc, argv);
+	argc = take_leading(&cli, argc, argv);
 	if (argc < 2)
 		return tm_cli_usage(&cli, "a command is missing");
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
