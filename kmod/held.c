@@ -56,12 +56,14 @@ void tm_hold(struct tm_disk *d, struct bio *bio, struct tm_ctx *ctx)
 	tm_kick(d);
 }
 
+/* now may lie before a write's since: it was read before the lock was taken. */
 static bool overdue(struct list_head *list, u64 now)
 {
+	u64 hold = (u64)READ_ONCE(tm_hold_ms) * NSEC_PER_MSEC;
 	struct tm_ctx *ctx;
 
 	list_for_each_entry (ctx, list, list)
-		if (now - ctx->since > (u64)READ_ONCE(tm_hold_ms) * NSEC_PER_MSEC)
+		if (now > ctx->since + hold)
 			return true;
 	return false;
 }

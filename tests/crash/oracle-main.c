@@ -196,6 +196,12 @@ static void feed(void *arg, const struct staged *s, const void *data)
 static void verdict(unsigned long cut, const char *what)
 {
 	double secs = (double)(now_us() - start_us) / 1e6;
+	struct tmk_stats st;
+
+	if (!tmk_stats(&tmk, &st) && st.breaks)
+		printf("breaks: %llu for memory, %llu for the deadline, %llu for errors\n",
+			(unsigned long long)st.break_memory, (unsigned long long)st.break_deadline,
+			(unsigned long long)st.break_error);
 
 	if (opt.expect) {
 		printf("rule off: %s: found after %lu cuts, %.1f s: %s\n", opt.expect, cut, secs,
