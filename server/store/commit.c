@@ -190,8 +190,10 @@ static int build_epoch(
 	r->result.arrival_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
 	for (uint32_t i = 0; !ret && i < r->c.npieces; i++)
 		ret = take_piece(st, r, i);
-	if (!ret)
-		ret = load_entries(st, r->a, &r->a->cur, b, r->a->spilled, &r->err);
+	if (ret)
+		return ret;
+	load_stand(st, r->a, &r->a->cur);
+	ret = load_entries(st, r->a, &r->a->cur, b, r->a->spilled, &r->err);
 	if (ret)
 		return ret;
 	load_pack_records(st, &r->a->cur, b);
@@ -210,6 +212,7 @@ static int build_part(struct store *st, struct request *r, rocksdb_writebatch_t 
 	struct attempt *a = r->a;
 	int ret = 0;
 
+	load_stand(st, a, &r->load);
 	pthread_mutex_lock(&a->lock);
 	if (a->failed)
 		ret = tm_fail(
@@ -285,14 +288,13 @@ static int happened(struct store *st, uint64_t number)
 	size_t len;
 	char *val;
 
-	if (store_index_reopen(st, &err) || index_enter(st, &err))
+	if (store_index_reopen(st, &err))
 		return 0;
 	if (index_get(&st->ix, CF_META, "group", 5, &val, &len, &err) > 0) {
 		if (len == sizeof(found))
 			memcpy(&found, val, sizeof(found));
 		rocksdb_free(val);
 	}
-	index_leave(st);
 	return found == number;
 }
 
@@ -307,7 +309,8 @@ static void make_durable(struct store *st, struct group *g)
 		fail_all(g, &err);
 		return;
 	}
-	if (index_enter(st, &err)) {
+	if (!st->ix.db) {
+		tm_fail(&err, EIO, "the index is closed after an earlier error");
 		fail_all(g, &err);
 		return;
 	}
@@ -315,7 +318,6 @@ static void make_durable(struct store *st, struct group *g)
 	build(st, g, b);
 	ret = index_write(&st->ix, b, 1, &err);
 	rocksdb_writebatch_destroy(b);
-	index_leave(st);
 	if (ret && !happened(st, g->number))
 		fail_all(g, &err);
 }

@@ -220,23 +220,34 @@ static int must_stand(struct store *st, const struct attempt *a, uint32_t disk)
 	return found;
 }
 
-static int add_zeros(
-	struct store *st, const struct attempt *a, const struct load *l, struct ents *v)
+void load_stand(struct store *st, const struct attempt *a, struct load *l)
+{
+	uint32_t disk = 0;
+	int stand = 0;
+
+	for (size_t i = 0; l->zero_chunks && i < l->nitems; i++) {
+		if (l->items[i].loc.codec != TM_CODEC_ZERO)
+			continue;
+		if (l->items[i].disk != disk)
+			stand = must_stand(st, a, l->items[i].disk);
+		disk = l->items[i].disk;
+		l->items[i].loc.flags = stand ? LOC_STAND : 0;
+	}
+}
+
+static int add_zeros(struct store *st, const struct load *l, struct ents *v)
 {
 	static const struct loc zero = {.codec = TM_CODEC_ZERO};
 	struct below w = {.chunk.it = index_iter(&st->ix, CF_CHUNK, 1),
 		.block.it = index_iter(&st->ix, CF_BLOCK, 1)};
-	int stand = 0;
 
 	for (size_t i = 0; i < l->nitems && !v->ret; i++) {
 		const struct item *it = &l->items[i];
 
 		if (it->loc.codec != TM_CODEC_ZERO)
 			continue;
-		if (it->disk != w.disk)
-			stand = must_stand(st, a, it->disk);
 		w.disk = it->disk;
-		if (stand) {
+		if (it->loc.flags & LOC_STAND) {
 			push_run(v, it->disk, it->block, it->count, (uint32_t)i, &zero);
 			continue;
 		}
@@ -326,7 +337,7 @@ int load_entries(struct store *st, const struct attempt *a, const struct load *l
 	v.data = v.n;
 	if (!v.ret && v.n)
 		qsort(v.e, v.n, sizeof(*v.e), by_place);
-	if (!v.ret && l->zero_chunks && !add_zeros(st, a, l, &v) && v.n > v.data)
+	if (!v.ret && l->zero_chunks && !add_zeros(st, l, &v) && v.n > v.data)
 		qsort(v.e, v.n, sizeof(*v.e), by_place);
 	for (i = 0; !v.ret && i < v.n; i += n) {
 		for (n = 1; i + n < v.n && v.e[i + n].disk == v.e[i].disk &&

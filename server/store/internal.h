@@ -2,8 +2,8 @@
 /*
  * What the files of the store share; nothing outside server/store/ includes this.
  *
- * Lock order: commit queue -> attempt -> store (machines, disks, attempts, views) -> packs -> pack. The index lock (held for
- * reading around every use of RocksDB, for writing while it is reopened) is taken last but before packs.
+ * Lock order: commit queue -> attempt -> store (machines, disks, attempts, views) -> index -> packs. The index lock is held for reading
+ * around every use of RocksDB, for writing while it is reopened; only the committer reopens it, so it needs no lock for its own use.
  */
 #ifndef TM_STORE_INTERNAL_H
 #define TM_STORE_INTERNAL_H
@@ -57,7 +57,8 @@ struct loc {
 } __attribute__((packed));
 static_assert(sizeof(struct loc) == 20, "index value");
 
-#define LOC_COND 1 /* visible only if the attempt table says so */
+#define LOC_COND  1 /* visible only if the attempt table says so */
+#define LOC_STAND 2 /* in memory only: zeros to be written wherever they are */
 
 static inline int loc_has_data(const struct loc *l)
 {
@@ -256,17 +257,18 @@ struct attempt {
 	pthread_cond_t idle;
 	uint32_t inflight; /* puts under way */
 	uint32_t pending;  /* parts on their way to the index */
-	uint8_t closing, failed, bad, spilled, complete;
+	_Atomic uint8_t closing, failed, bad, spilled,
+		complete; /* atomic: shown to others without the lock */
 	struct load cur;
 	struct own {
 		uint32_t disk;
 		uint64_t bytes;
 	} * own;
 	size_t nown;
-	uint64_t bytes;
+	_Atomic uint64_t bytes;
 	struct tm_range *done;
 	size_t ndone;
-	uint32_t parts;
+	_Atomic uint32_t parts;
 };
 
 static inline int is_piece(int kind)
@@ -421,7 +423,9 @@ int vis_set(struct store *st, uint64_t seq, uint64_t at, uint32_t disk, enum vis
 	struct tm_err *err);
 const struct vis *vis_find(const struct vis *vis, size_t n, uint64_t seq);
 
-/* entries.c: turns what was put into index entries in the batch; cond: visible only when the attempt table says so. */
+/* entries.c: must be called before load_entries(), without the index lock. */
+void load_stand(struct store *st, const struct attempt *a, struct load *l);
+/* Turns what was put into index entries in the batch; cond: visible only when the attempt table says so. */
 int load_entries(struct store *st, const struct attempt *a, const struct load *l,
 	rocksdb_writebatch_t *b, int cond, struct tm_err *err);
 /* Notes that the packs hold something durable, so that opening does not sweep them away. */

@@ -106,6 +106,7 @@ static int spill(struct store *st, struct attempt *a, struct tm_err *err)
 		ret = vis_set(st, a->seq, NEVER, 0, VIS_WHOLE, err);
 		pthread_rwlock_unlock(&st->lock);
 	}
+	load_stand(st, a, &a->cur);
 	if (ret || index_enter(st, err))
 		return -err->code;
 	b = rocksdb_writebatch_create();

@@ -1,0 +1,633 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Works a store hard, so that it can be killed at any moment, and checks afterwards that everything acknowledged is there.
+ *
+ *   store-hammer run DIR LOG EPOCHS     commit so many epochs per machine, going on where the store stands
+ *   store-hammer verify DIR LOG         every acknowledged point is there and exact, nothing unacknowledged but the last epoch
+ *
+ * What an epoch holds follows from its machine and number alone. LOG (outside the store) gets a line when a commit was
+ * acknowledged ("A machine cut seq") and before points are dropped ("D machine seq"). Every eighth epoch brings a resync
+ * piece in four parts, which is resumed after a kill. While this runs, other threads read kept points back.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "server/store/store.h"
+
+#define MACHINES 3
+#define DISKS    2
+#define BLOCKS   256u
+#define RING     32
+#define KEEP     40 /* points per machine, then some are dropped */
+#define PARTS    4u
+
+struct rng {
+	uint64_t x;
+};
+
+struct kept {
+	uint64_t seq;
+	uint64_t sum[DISKS];
+};
+
+struct machine {
+	unsigned index;
+	uint8_t uuid[TM_UUID];
+	uint32_t no[DISKS];
+	char *image[DISKS]; /* as of `cut` */
+	uint64_t cut;
+	pthread_mutex_t lock;
+	struct kept ring[RING];
+	unsigned nring;
+};
+
+static struct store *st;
+static int log_fd;
+static unsigned long epochs;
+static atomic_int stop;
+static struct machine machines[MACHINES];
+
+static void die(const char *what, const char *why)
+{
+	fprintf(stderr, "store-hammer: %s: %s\n", what, why);
+	_exit(1);
+}
+
+static void must(int ret, const char *what, const struct tm_err *err)
+{
+	if (ret)
+		die(what, err->msg);
+}
+
+static uint32_t draw(struct rng *r, uint32_t n)
+{
+	r->x = r->x * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(r->x >> 33) % n;
+}
+
+/* ---- What an epoch brings ---- */
+
+static void fill(char *block, uint64_t id)
+{
+	uint64_t x = id, *w = (uint64_t *)block;
+
+	for (size_t i = 0; i < TM_BLOCK / 8; i++) {
+		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+		w[i] = id % 4 ? id : x;
+	}
+}
+
+/* Encodes one cell of the image as it is now. */
+static size_t encode(const struct machine *m, int disk, uint32_t block, uint32_t count, char *out)
+{
+	return tm_cell_encode(block, count, m->image[disk] + (size_t)block * TM_BLOCK, out);
+}
+
+struct change {
+	int disk;
+	uint32_t block, count;
+	int zero;
+};
+
+/* Changes the image by the i-th change of epoch `cut` and tells what it was. */
+static struct change change(struct machine *m, uint64_t cut, unsigned i)
+{
+	struct rng r = {(cut * 1000003 + i) * 31 + m->index};
+	struct change c = {.disk = (int)(draw(&r, 16) % DISKS)};
+	char *p;
+
+	c.zero = draw(&r, 6) == 0;
+	c.count = c.zero ? 1 + draw(&r, 40) : draw(&r, 2) ? TM_CHUNK_BLOCKS : 1;
+	c.block = draw(&r, BLOCKS);
+	if (!c.zero && c.count > 1)
+		c.block -= c.block % TM_CHUNK_BLOCKS;
+	if (c.block + c.count > BLOCKS)
+		c.count = BLOCKS - c.block;
+	p = m->image[c.disk] + (size_t)c.block * TM_BLOCK;
+	memset(p, 0, (size_t)c.count * TM_BLOCK);
+	for (uint32_t k = 0; !c.zero && k < c.count; k++)
+		fill(p + (size_t)k * TM_BLOCK,
+			(cut << 20 | i << 8 | k) * 2654435761u + m->index + 1);
+	return c;
+}
+
+static unsigned changes(uint64_t cut)
+{
+	return cut % 50 == 49 ? 300 : 4 + (unsigned)(cut % 13);
+}
+
+static int has_piece(uint64_t cut)
+{
+	return cut % 8 == 0;
+}
+
+/* The piece of epoch `cut`: every fifth block of one disk. */
+static int piece_disk(uint64_t cut)
+{
+	return (int)(cut / 8 % DISKS);
+}
+
+static void piece_change(struct machine *m, uint64_t cut, uint32_t block)
+{
+	fill(m->image[piece_disk(cut)] + (size_t)block * TM_BLOCK,
+		(cut << 20 | 0xff000 | block) + m->index);
+}
+
+/* The image one epoch further. */
+static void advance(struct machine *m)
+{
+	uint64_t cut = m->cut + 1;
+
+	for (uint32_t b = cut % 5; has_piece(cut) && b < BLOCKS; b += 5)
+		piece_change(m, cut, b);
+	for (unsigned i = 0; i < changes(cut); i++)
+		change(m, cut, i);
+	m->cut = cut;
+}
+
+static struct tm_epoch_id id_of(const struct machine *m, uint64_t cut)
+{
+	struct tm_epoch_id id = {.cut = cut};
+
+	id.tracking[0] = (uint8_t)(m->index + 1);
+	memcpy(id.nonce, &cut, sizeof(cut));
+	return id;
+}
+
+/* ---- Running ---- */
+
+static void say(const char *fmt, unsigned machine, uint64_t a, uint64_t b)
+{
+	char line[100];
+	int n = snprintf(
+		line, sizeof(line), fmt, machine, (unsigned long long)a, (unsigned long long)b);
+
+	if (write(log_fd, line, (size_t)n) != n)
+		die("log", strerror(errno));
+}
+
+static void open_machines(void)
+{
+	struct store_disk d;
+	struct store_head h;
+	struct tm_err err;
+
+	for (unsigned i = 0; i < MACHINES; i++) {
+		struct machine *m = &machines[i];
+
+		m->index = i;
+		memset(m->uuid, (int)i + 1, TM_UUID);
+		pthread_mutex_init(&m->lock, NULL);
+		for (int k = 0; k < DISKS; k++) {
+			memset(&d, 0, sizeof(d));
+			memcpy(d.machine, m->uuid, TM_UUID);
+			memset(d.uuid, 16 * k + (int)i + 1, TM_UUID);
+			d.size = (uint64_t)BLOCKS * TM_BLOCK;
+			snprintf(d.name, sizeof(d.name), "sd%c", 'a' + k);
+			must(store_disk_register(st, &d, &err), "disk", &err);
+			m->no[k] = d.no;
+			m->image[k] = calloc(BLOCKS, TM_BLOCK);
+			if (!m->image[k])
+				die("memory", "none");
+		}
+		if (!store_head(st, m->uuid, &h, &err))
+			while (m->cut < h.id.cut)
+				advance(m);
+	}
+}
+
+struct stale {
+	const struct machine *m;
+	uint64_t tracking, seq;
+	int complete;
+};
+
+static int find_stale(void *arg, const struct store_attempt_info *a)
+{
+	struct stale *s = arg;
+
+	if (memcmp(a->machine, s->m->uuid, TM_UUID) || a->kind == TM_ATTEMPT_EPOCH)
+		return 0;
+	if (!memcmp(a->tracking, &s->tracking, sizeof(s->tracking))) {
+		s->complete = a->complete;
+		return 0;
+	}
+	s->seq = a->seq;
+	return 1;
+}
+
+static void put_piece_part(struct machine *m, uint64_t cut, uint64_t seq, uint32_t part)
+{
+	static _Thread_local char buf[BLOCKS * (TM_BLOCK + sizeof(struct tm_cell))];
+	uint32_t from = part * (BLOCKS / PARTS), to = from + BLOCKS / PARTS;
+	struct store_range done = {from, to - from};
+	struct tm_err err;
+	size_t len = 0;
+
+	for (uint32_t b = cut % 5; b < to; b += 5)
+		if (b >= from) {
+			piece_change(m, cut, b);
+			len += encode(m, piece_disk(cut), b, 1, buf + len);
+		}
+	must(store_put(st, seq, m->no[piece_disk(cut)], buf, len, &err), "put piece", &err);
+	must(store_part(st, seq, &done, 1, part == PARTS - 1, &err), "part", &err);
+}
+
+static int is_done(const struct store_range *r, size_t n, uint32_t block)
+{
+	for (size_t i = 0; i < n; i++)
+		if (block >= r[i].block && block < r[i].block + r[i].count)
+			return 1;
+	return 0;
+}
+
+/* The piece of this epoch: begun, or gone on with where a kill left it. */
+static uint64_t make_piece(struct machine *m, uint64_t cut)
+{
+	struct stale s = {.m = m, .tracking = cut};
+	uint8_t tracking[TM_UUID] = {0};
+	struct store_range *done = NULL;
+	uint32_t parts, no = m->no[piece_disk(cut)];
+	struct tm_err err;
+	size_t n = 0;
+	uint64_t seq;
+
+	memcpy(tracking, &cut, sizeof(cut));
+	while (store_attempts(st, find_stale, &s, &err))
+		must(store_abort(st, s.seq, &err), "abort", &err);
+	if (store_attempt_resume(
+		    st, no, TM_ATTEMPT_RESYNC, tracking, &seq, &done, &n, &parts, &err))
+		must(store_attempt_begin(st, m->uuid, TM_ATTEMPT_RESYNC, no, tracking, &seq, &err),
+			"begin piece", &err);
+	for (uint32_t b = cut % 5; b < BLOCKS; b += 5)
+		if (is_done(done, n, b))
+			piece_change(m, cut, b);
+	for (uint32_t p = 0; p < PARTS && !s.complete; p++)
+		if (!is_done(done, n, p * (BLOCKS / PARTS)))
+			put_piece_part(m, cut, seq, p);
+	free(done);
+	return seq;
+}
+
+struct half {
+	uint64_t seq;
+	uint32_t no[2048];
+	char *buf[2048];
+	size_t len[2048];
+	unsigned from, to;
+};
+
+static void *put_half(void *arg)
+{
+	struct half *h = arg;
+	struct tm_err err;
+
+	for (unsigned i = h->from; i < h->to; i++)
+		must(store_put(st, h->seq, h->no[i], h->buf[i], h->len[i], &err), "put", &err);
+	return NULL;
+}
+
+/*
+ * Two threads put into the same attempt. An epoch's cells are all of one instant, so a block that changes twice is sent as it is at the
+ * end: changes are made first, cells after.
+ */
+static void put_epoch(struct machine *m, uint64_t cut, uint64_t seq)
+{
+	static _Thread_local struct half a, b;
+	unsigned n = changes(cut);
+	struct change c[512];
+	pthread_t t;
+
+	for (unsigned i = 0; i < n; i++)
+		c[i] = change(m, cut, i);
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t left = c[i].count, block = c[i].block;
+
+		a.buf[i] = malloc((size_t)left * (TM_BLOCK + sizeof(struct tm_cell)));
+		a.len[i] = 0;
+		a.no[i] = m->no[c[i].disk];
+		for (; left; left--, block++)
+			if (left == TM_CHUNK_BLOCKS && block % TM_CHUNK_BLOCKS == 0) {
+				a.len[i] += encode(m, c[i].disk, block, left, a.buf[i] + a.len[i]);
+				break;
+			} else {
+				a.len[i] += encode(m, c[i].disk, block, 1, a.buf[i] + a.len[i]);
+			}
+	}
+	a.seq = seq;
+	b = a;
+	a.from = 0;
+	a.to = b.from = n / 2;
+	b.to = n;
+	if (pthread_create(&t, NULL, put_half, &b))
+		die("thread", "cannot start");
+	put_half(&a);
+	pthread_join(t, NULL);
+	for (unsigned i = 0; i < n; i++)
+		free(a.buf[i]);
+}
+
+static void keep(struct machine *m, uint64_t seq)
+{
+	struct kept k = {.seq = seq};
+
+	for (int d = 0; d < DISKS; d++)
+		k.sum[d] = XXH3_64bits(m->image[d], (size_t)BLOCKS * TM_BLOCK);
+	pthread_mutex_lock(&m->lock);
+	m->ring[m->nring++ % RING] = k;
+	pthread_mutex_unlock(&m->lock);
+}
+
+struct seqs {
+	uint64_t seq[4096];
+	size_t n;
+};
+
+static int add_seq(void *arg, const struct store_point *p)
+{
+	struct seqs *s = arg;
+
+	if (s->n < 4096)
+		s->seq[s->n++] = p->seq;
+	return 0;
+}
+
+/* Every other of the older points goes. */
+static void drop_some(struct machine *m)
+{
+	static _Thread_local struct seqs s;
+	uint64_t go[4096];
+	struct tm_err err;
+	size_t n = 0;
+
+	s.n = 0;
+	must(store_points(st, m->uuid, 0, add_seq, &s, &err), "points", &err);
+	if (s.n < KEEP)
+		return;
+	for (size_t i = 0; i + KEEP / 4 < s.n; i += 2) {
+		say("D %u %llu %llu\n", m->index, s.seq[i], 0);
+		go[n++] = s.seq[i];
+	}
+	must(store_points_drop(st, m->uuid, go, n, &err), "drop", &err);
+}
+
+static void one_epoch(struct machine *m)
+{
+	uint64_t cut = m->cut + 1, seq, piece = 0;
+	struct store_point_disk disks[DISKS] = {0};
+	struct store_point p = {.kind = TM_POINT_CRASH, .ndisks = DISKS, .disks = disks};
+	struct store_commit c = {.id = id_of(m, cut),
+		.parent = id_of(m, cut - 1),
+		.new_line = cut == 1,
+		.pieces = &piece,
+		.point = cut % 7 ? &p : NULL};
+	struct tm_err err;
+
+	if (has_piece(cut)) {
+		piece = make_piece(m, cut);
+		c.npieces = 1;
+	}
+	must(store_attempt_begin(st, m->uuid, TM_ATTEMPT_EPOCH, 0, NULL, &seq, &err), "begin",
+		&err);
+	put_epoch(m, cut, seq);
+	for (int d = 0; d < DISKS; d++) {
+		disks[d].no = m->no[d];
+		disks[d].size = (uint64_t)BLOCKS * TM_BLOCK;
+	}
+	must(store_commit(st, seq, &c, NULL, &err), "commit", &err);
+	m->cut = cut;
+	say(c.point ? "A %u %llu %llu\n" : "S %u %llu %llu\n", m->index, cut, seq);
+	if (c.point)
+		keep(m, seq);
+}
+
+static void *work(void *arg)
+{
+	struct machine *m = arg;
+
+	for (unsigned long i = 0; i < epochs; i++) {
+		one_epoch(m);
+		if (m->cut % 20 == 0)
+			drop_some(m);
+	}
+	return NULL;
+}
+
+/* Reads kept points back while all else goes on. */
+static void *reader(void *arg)
+{
+	char *buf = malloc((size_t)BLOCKS * TM_BLOCK);
+	struct rng r = {(uintptr_t)arg};
+	struct store_view *v;
+	struct tm_err err;
+	struct kept k;
+
+	while (!atomic_load(&stop)) {
+		struct machine *m = &machines[draw(&r, MACHINES)];
+		unsigned d = draw(&r, DISKS);
+
+		pthread_mutex_lock(&m->lock);
+		k = m->ring[m->nring ? draw(&r, m->nring < RING ? m->nring : RING) : 0];
+		pthread_mutex_unlock(&m->lock);
+		usleep(2000);
+		if (!k.seq || store_view_open(st, m->uuid, m->no[d], k.seq, &v, &err))
+			continue; /* dropped meanwhile */
+		must(store_view_read(v, buf, (size_t)BLOCKS * TM_BLOCK, 0, &err), "read", &err);
+		store_view_close(v);
+		if (XXH3_64bits(buf, (size_t)BLOCKS * TM_BLOCK) != k.sum[d])
+			die("a kept point", "reads back differently");
+	}
+	free(buf);
+	return NULL;
+}
+
+static const struct store_opts small = {.reserve_bytes = UINT64_MAX,
+	.items_max = 100,
+	.pack_bytes = 4 << 20,
+	.buffer_bytes = 2 << 20,
+	.cache_bytes = 2 << 20};
+
+static int run(const char *dir)
+{
+	pthread_t w[MACHINES], r[2];
+	struct tm_err err;
+
+	must(store_open(dir, &small, &st, &err), "open", &err);
+	open_machines();
+	for (int i = 0; i < MACHINES; i++)
+		if (pthread_create(&w[i], NULL, work, &machines[i]))
+			die("thread", "cannot start");
+	for (intptr_t i = 0; i < 2; i++)
+		if (pthread_create(&r[i], NULL, reader, (void *)(i + 1)))
+			die("thread", "cannot start");
+	for (int i = 0; i < MACHINES; i++)
+		pthread_join(w[i], NULL);
+	atomic_store(&stop, 1);
+	for (int i = 0; i < 2; i++)
+		pthread_join(r[i], NULL);
+	store_close(st);
+	return 0;
+}
+
+/* ---- Verifying ---- */
+
+struct verify {
+	struct machine *m;
+	char *buf;
+	const char *log;
+	unsigned points;
+};
+
+static int verify_point(void *arg, const struct store_point *p)
+{
+	struct verify *v = arg;
+	struct machine *m = v->m;
+	struct store_view *view;
+	struct tm_err err;
+
+	while (m->cut < p->id.cut)
+		advance(m);
+	if (m->cut != p->id.cut)
+		die("points", "out of order");
+	for (int d = 0; d < DISKS; d++) {
+		must(store_view_open(st, m->uuid, m->no[d], p->seq, &view, &err), "view", &err);
+		must(store_view_read(view, v->buf, (size_t)BLOCKS * TM_BLOCK, 0, &err), "read",
+			&err);
+		store_view_close(view);
+		for (uint32_t b = 0; b < BLOCKS; b++)
+			if (memcmp(v->buf + (size_t)b * TM_BLOCK,
+				    m->image[d] + (size_t)b * TM_BLOCK, TM_BLOCK)) {
+				fprintf(stderr, "machine %u, disk %d, cut %llu, block %u differs\n",
+					m->index, d, (unsigned long long)m->cut, b);
+				_exit(1);
+			}
+	}
+	v->points++;
+	return 0;
+}
+
+static int has_seq(void *arg, const struct store_point *p)
+{
+	return p->seq == *(uint64_t *)arg;
+}
+
+/* What the log says must be true of the store. */
+static void verify_log(const char *path)
+{
+	uint64_t last[MACHINES] = {0}, a, b;
+	static uint64_t acked[1 << 20][2];
+	size_t n = 0;
+	struct store_head h;
+	struct tm_err err;
+	FILE *f = fopen(path, "r");
+	char line[200], what;
+	unsigned m;
+
+	if (!f)
+		die(path, strerror(errno));
+	while (fgets(line, sizeof(line), f)) {
+		if (!strchr(line, '\n') ||
+			sscanf(line, "%c %u %llu %llu", &what, &m, (unsigned long long *)&a,
+				(unsigned long long *)&b) != 4 ||
+			m >= MACHINES)
+			continue;
+		if (what == 'D') {
+			for (size_t i = 0; i < n; i++)
+				if (acked[i][0] == m && acked[i][1] == a)
+					acked[i][0] = MACHINES;
+			continue;
+		}
+		last[m] = a;
+		if (what == 'A' && n < 1 << 20) {
+			acked[n][0] = m;
+			acked[n++][1] = b;
+		}
+	}
+	fclose(f);
+	for (size_t i = 0; i < n; i++)
+		if (acked[i][0] < MACHINES &&
+			store_points(st, machines[acked[i][0]].uuid, acked[i][1], has_seq,
+				&acked[i][1], &err) != 1) {
+			fprintf(stderr, "machine %llu: acknowledged point %llu is gone\n",
+				(unsigned long long)acked[i][0], (unsigned long long)acked[i][1]);
+			_exit(1);
+		}
+	for (m = 0; m < MACHINES; m++) {
+		a = store_head(st, machines[m].uuid, &h, &err) ? 0 : h.id.cut;
+		if (a != last[m] && a != last[m] + 1) {
+			fprintf(stderr, "machine %u: head is cut %llu, acknowledged %llu\n", m,
+				(unsigned long long)a, (unsigned long long)last[m]);
+			_exit(1);
+		}
+	}
+}
+
+static int entries(const char *dir, const char *sub)
+{
+	char path[4096];
+	struct dirent *e;
+	int n = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, sub);
+	d = opendir(path);
+	if (!d)
+		die(path, strerror(errno));
+	while ((e = readdir(d)))
+		n += e->d_name[0] != '.';
+	closedir(d);
+	return n;
+}
+
+static int verify(const char *dir, const char *log)
+{
+	struct verify v = {.log = log, .buf = malloc((size_t)BLOCKS * TM_BLOCK)};
+	struct tm_err err;
+
+	must(store_open(dir, &small, &st, &err), "open", &err);
+	open_machines();
+	for (unsigned i = 0; i < MACHINES; i++) {
+		v.m = &machines[i];
+		/* From the beginning again. */
+		v.m->cut = 0;
+		for (int d = 0; d < DISKS; d++)
+			memset(v.m->image[d], 0, (size_t)BLOCKS * TM_BLOCK);
+		must(store_points(st, v.m->uuid, 0, verify_point, &v, &err), "points", &err);
+	}
+	verify_log(log);
+	store_close(st);
+	if (entries(dir, "lost+found") || entries(dir, "open"))
+		die("lost+found or open", "is not empty");
+	printf("%u points exact\n", v.points);
+	free(v.buf);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct tm_err err;
+
+	if (argc == 3 && !strcmp(argv[1], "create")) {
+		must(store_create(argv[2], &err), "create", &err);
+		return 0;
+	}
+	if (argc == 5 && !strcmp(argv[1], "run")) {
+		log_fd = open(argv[3], O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+		if (log_fd < 0)
+			die(argv[3], strerror(errno));
+		epochs = strtoul(argv[4], NULL, 10);
+		return run(argv[2]);
+	}
+	if (argc == 4 && !strcmp(argv[1], "verify"))
+		return verify(argv[2], argv[3]);
+	fprintf(stderr, "usage: store-hammer create DIR | run DIR LOG EPOCHS | verify DIR LOG\n");
+	return 2;
+}
