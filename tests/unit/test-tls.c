@@ -70,11 +70,13 @@ Test(tls, without_a_certificate_a_peer_is_nobody)
 Test(tls, another_cas_machine_is_refused)
 {
 	struct tm_tls *tls;
+	char path[64];
 
 	/* Trusts the server, but shows what the other CA signed. */
+	snprintf(path, sizeof(path), "%s/ca.crt", p.dir);
 	pair_machine(q.dir, q.dir, p.machine);
 	cr_assert_eq(tm_tls_client(q.dir, p.server, &tls, &err), 0, "%s", err.msg);
-	cr_assert_eq(SSL_CTX_load_verify_file(tls->ctx, tm_path("%s/ca.crt", p.dir)), 1);
+	cr_assert_eq(SSL_CTX_load_verify_file(tls->ctx, path), 1);
 	replace_client(tls);
 	pair_meet(&p);
 	cr_assert_null(p.s);
