@@ -324,12 +324,26 @@ static void last_cut(void)
 	}
 }
 
+static void print_times(const char *what, const __u64 *bucket)
+{
+	printf("%s, us:", what);
+	for (unsigned int i = 0; i < TMK_HIST; i++)
+		if (bucket[i])
+			printf(" <%llu: %llu", 2ULL << i, (unsigned long long)bucket[i]);
+	printf("\n");
+}
+
 static void report(void)
 {
 	uint64_t preserved = 0, held = 0, longest = 0;
 	double secs = (double)(now_us() - start_us) / 1e6;
 	struct tmk_info info;
+	struct tmk_stats st;
 
+	if (tmk_stats(&tmk, &st))
+		fail("no statistics");
+	print_times("cuts held writes for", st.cut_us);
+	print_times("writes were held for", st.held_us);
 	for (uint32_t i = 0; i < ws.l.disks; i++) {
 		if (tmk_info(&tmk, disks[i].num, &info))
 			fail("no info");
