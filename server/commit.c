@@ -210,7 +210,7 @@ static int fill_joins(
 	for (uint32_t i = 0; i < in->m->ndisks; i++) {
 		struct disk *d = m->disks[in->disks[i].handle - 1];
 
-		if (!e[d->handle - 1].piece)
+		if (!e[d->handle - 1].piece || e[d->handle - 1].whole)
 			continue;
 		c->joins[c->njoins].disk = d;
 		memcpy(c->joins[c->njoins++].tracking, d->tracking, TM_UUID);

@@ -69,6 +69,7 @@ static int take_disks(struct serve *s, const cJSON *answer, const char *dir)
 		if ((size_t)snprintf(d->socket, sizeof(d->socket), "%s/%s.sock", dir, d->name) >=
 			sizeof(((struct sockaddr_un *)0)->sun_path))
 			return -ENAMETOOLONG;
+		snprintf(d->pidfile, sizeof(d->pidfile), "%s/.%s.pid", dir, d->name);
 		d->size = tm_json_num(o, "size");
 		s->n++;
 	}
@@ -79,13 +80,14 @@ static int start_one(struct serve *s, struct serve_disk *d, const char *uuid, co
 {
 	CLEANUP_FREE char *dir = tm_path("dir=%s", s->path);
 	CLEANUP_FREE char *disk = tm_path("disk=%s", uuid);
-	const char *argv[] = {"nbdkit", "--exit-with-parent", "-f", "-r", "-U", d->socket, plugin,
-		dir, disk, NULL};
+	const char *argv[] = {"nbdkit", "--exit-with-parent", "-f", "-r", "-P", d->pidfile, "-U",
+		d->socket, plugin, dir, disk, NULL};
 	sigset_t none;
 
 	if (!dir || !disk)
 		return -ENOMEM;
 	unlink(d->socket);
+	unlink(d->pidfile);
 	d->pid = fork();
 	if (d->pid == 0) {
 		/* An interrupt at the terminal is for the parent; it ends its children in order. */
@@ -98,21 +100,12 @@ static int start_one(struct serve *s, struct serve_disk *d, const char *uuid, co
 	return d->pid < 0 ? -errno : 0;
 }
 
-static bool answers(const char *path)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	CLEANUP_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	strcpy(a.sun_path, path);
-	return fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0;
-}
-
-/* True once the socket answers; false if nbdkit ended or takes for ever. */
+/* True once the socket answers, which nbdkit tells by its pid file; false if nbdkit ended or takes for ever. */
 static bool wait_ready(struct serve_disk *d)
 {
 	uint64_t until = tm_mono_ns() + START_NS;
 
-	while (!answers(d->socket)) {
+	while (access(d->pidfile, F_OK) != 0) {
 		if (waitpid(d->pid, NULL, WNOHANG) == d->pid) {
 			d->pid = 0;
 			return false;
@@ -216,6 +209,7 @@ void serve_end(struct tm_cli *cli, struct serve *s)
 		if (s->disks[i].pid > 0)
 			waitpid(s->disks[i].pid, NULL, 0);
 		unlink(s->disks[i].socket);
+		unlink(s->disks[i].pidfile);
 	}
 	if (s->lock >= 0)
 		close(s->lock);

@@ -10,7 +10,7 @@
 /* serverctl-serve.c: a point in use, one nbdkit per disk on unix sockets in a folder. */
 struct serve_disk {
 	char name[256]; /* of the source's disk, fit for a file name */
-	char socket[512];
+	char socket[512], pidfile[512];
 	uint64_t size;
 	pid_t pid;
 };
