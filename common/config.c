@@ -151,7 +151,8 @@ static int load(struct loading *l, bool may_miss)
 		return tm_fail(l->err, EINVAL, "%s holds a NUL byte", l->path);
 	l->text = text;
 	r = ini_parse_stream(next_line, l, one, l);
-	if (l->failed)
+	/* inih goes on after a line that it does not understand; its number is the first that is wrong. */
+	if (l->failed && (r <= 0 || r >= l->line))
 		return l->failed;
 	if (r > 0)
 		return tm_fail(
