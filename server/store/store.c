@@ -89,6 +89,12 @@ int store_create(const char *dir, struct tm_err *err)
 	snprintf(path, sizeof(path), "%s/index", dir);
 	if (!ret && !(ret = index_open(&ix, path, &conf, err)))
 		index_close(&ix);
+	/* The store's own name, in a folder that is not ours. */
+	s = ret ? -1 : open_dir(fd, "..", err);
+	if (!ret)
+		ret = s < 0 ? s : sync_dir(s, "above the store", err);
+	if (s >= 0)
+		close(s);
 	/* Last: only a whole store has its description. */
 	uuid_generate(id);
 	if (!ret)
