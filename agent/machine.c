@@ -70,7 +70,6 @@ static int connect_session(struct agent *a, uint16_t *refusal, struct tm_err *er
 	CLEANUP_FREE char *pki = NULL;
 	struct session *s = NULL;
 	XXH128_canonical_t hash;
-	uint64_t counter = 0;
 	int ret;
 
 	*refusal = 0;
@@ -87,10 +86,8 @@ static int connect_session(struct agent *a, uint16_t *refusal, struct tm_err *er
 	if (tm_tls_client(pki, a->id.server, &opts.tls, err))
 		return -err->code;
 	opts.owner = command_owner(a);
-	ret = state_count(&a->state, &counter, err);
-	hello.counter = counter;
-	if (!ret)
-		ret = session_open(&opts, &hello, host, hardware, &s, refusal, err);
+	opts.state = &a->state;
+	ret = session_open(&opts, &hello, host, hardware, &s, refusal, err);
 	if (!ret) {
 		struct ship_opts so = {
 			.to = opts, .connections = (unsigned)a->conf.connections, .rate = &a->rate};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/session.h"
+#include "agent/state.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -292,17 +293,23 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int say_hello(struct session *s, const struct tm_msg_hello *hello, const char *host,
-	const char *hardware, uint16_t *refusal, struct tm_err *err)
+/* A copy of this machine counts too, and must not get ahead of it by knocking in vain: only what the server may have accepted counts. */
+static int say_hello(struct session *s, struct state *state, const struct tm_msg_hello *hello,
+	const char *host, const char *hardware, uint16_t *refusal, struct tm_err *err)
 {
+	struct tm_msg_hello counted = *hello;
 	CLEANUP_FREE void *body = NULL;
 	const struct tm_msg_welcome *w;
 	struct tm_in_error e;
 	struct tm_frame h;
 	struct tm_out out;
+	uint64_t counter;
 
 	tm_conn_expect(s->conn, TM_STAGE_WELCOME);
-	if (tm_build_hello(&out, hello, host, "tidemark-agent " TM_VERSION, hardware, err) ||
+	if (state_count(state, &counter, err))
+		return -err->code;
+	counted.counter = counter;
+	if (tm_build_hello(&out, &counted, host, "tidemark-agent " TM_VERSION, hardware, err) ||
 		tm_conn_send_msg(s->conn, &out, err) ||
 		tm_conn_recv_msg(s->conn, 30000, &h, &body, err))
 		return -err->code;
@@ -310,6 +317,8 @@ static int say_hello(struct session *s, const struct tm_msg_hello *hello, const 
 		if (tm_parse_error(body, h.length, &e, err))
 			return -err->code;
 		*refusal = e.m->code;
+		if ((*refusal == TM_E_HELD || *refusal == TM_E_AUTH) && state_uncount(state, err))
+			return -err->code;
 		return tm_fail(err, EREMOTEIO, "the server refused: %s", e.text);
 	}
 	if (h.type != TM_MSG_WELCOME)
@@ -336,7 +345,7 @@ int session_open(const struct session_opts *opts, const struct tm_msg_hello *hel
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->changed, NULL);
 	if (tm_conn_connect(opts->tls, opts->host, opts->port, NULL, &s->conn, err) ||
-		say_hello(s, hello, host, hardware, refusal, err))
+		say_hello(s, opts->state, hello, host, hardware, refusal, err))
 		goto err_conn;
 	if (pthread_create(&s->thread, NULL, run, s)) {
 		tm_fail(err, EAGAIN, "no thread for the session");

@@ -38,11 +38,14 @@ struct call {
 	uint32_t len;
 };
 
+struct state;
+
 struct session_opts {
 	const char *host;
 	uint16_t port;
 	struct tm_tls *tls;
 	struct session_owner owner;
+	struct state *state; /* counts the sessions */
 };
 
 /* Connects, says HELLO, waits for WELCOME. *refusal: the server's, 0 if it was something else. */

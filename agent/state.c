@@ -269,6 +269,14 @@ int state_count(struct state *st, uint64_t *counter, struct tm_err *err)
 	return state_save(st, err);
 }
 
+int state_uncount(struct state *st, struct tm_err *err)
+{
+	LOCK_SCOPE(&st->lock);
+
+	st->counter--;
+	return state_save(st, err);
+}
+
 int state_forget(struct state *st, struct tm_err *err)
 {
 	LOCK_SCOPE(&st->lock);

@@ -61,6 +61,8 @@ struct state_disk *state_find(struct state *st, const uint8_t uuid[TM_UUID]);
 
 /* Counts a session and makes the number durable. */
 int state_count(struct state *st, uint64_t *counter, struct tm_err *err);
+/* The server has refused that session: its number may be used again. */
+int state_uncount(struct state *st, struct tm_err *err);
 
 /* Forgets server, epochs and disks (leave). The session counter stays. */
 int state_forget(struct state *st, struct tm_err *err);

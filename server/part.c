@@ -78,7 +78,7 @@ static struct store_range *ranges_of(const struct tm_extents *set, size_t *n)
 
 /*
  * Checks the part against what was received and closes it: from here on frames belong to the next one. A part whose flush failed for lack
- * of space is committed again by the same message. Caller holds m->lock.
+ * of space is committed again by the same message. 1: there is nothing left to do. Caller holds m->lock.
  */
 static int close_part(struct session *s, const struct tm_msg_part_commit *in, struct attempt **out,
 	struct refusal *r)
@@ -100,6 +100,8 @@ static int close_part(struct session *s, const struct tm_msg_part_commit *in, st
 	if (in->part != a->part)
 		return refuse(r, TM_E_STALE, in->attempt, "part %u is not open (%u is)", in->part,
 			a->part);
+	if (a->complete && in->last && !in->frames)
+		return 1; /* the answer was lost: it has been complete for a while */
 	f = attempt_frames(a, in->handle, false);
 	if (in->frames && (!f || !frames_whole(f, in->frames)))
 		return refuse(r, TM_E_DAMAGED, in->attempt, "not all of the %u frames are here",
@@ -110,6 +112,16 @@ static int close_part(struct session *s, const struct tm_msg_part_commit *in, st
 	a->part++;
 	pthread_cond_broadcast(&m->changed);
 	return 0;
+}
+
+static void answer(struct session *s, const struct tm_msg_part_commit *in)
+{
+	struct tm_msg_part_done msg = {.attempt = in->attempt, .part = in->part};
+	struct tm_out out;
+	struct tm_err err;
+
+	if (tm_build_part_done(&out, &msg, &err) == 0)
+		tm_conn_send_msg(s->conn, &out, &err);
 }
 
 int part_commit(struct session *s, const void *body, size_t len, struct refusal *r)
@@ -140,7 +152,9 @@ int part_commit(struct session *s, const void *body, size_t len, struct refusal 
 	pthread_mutex_unlock(&m->lock);
 	if (rc) {
 		free(p);
-		return rc;
+		if (rc > 0)
+			answer(s, in);
+		return rc < 0 ? rc : 0;
 	}
 	session_get(s);
 	p->s = s;
