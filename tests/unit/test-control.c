@@ -132,7 +132,7 @@ Test(control, answers_with_what_was_asked_and_who_asks)
 	cr_assert_eq(tm_json_num(result, "uid"), getuid());
 	cJSON_Delete(result);
 	cr_assert_eq(ask("echo", NULL, &result, &code), 0);
-	cr_assert_eq(tm_json_num(result, "n"), 7);
+	cr_assert_eq(tm_json_num(result, "n"), 7u);
 	cJSON_Delete(result);
 	cr_assert_eq(stat(path, &st), 0);
 	cr_assert_eq(st.st_mode & 0777, 0660);
@@ -180,7 +180,7 @@ static void count(void *ctx, const cJSON *progress)
 {
 	int *n = ctx;
 
-	cr_assert_eq(tm_json_num(progress, "done"), *n);
+	cr_assert_eq(tm_json_num(progress, "done"), (uint64_t)*n);
 	++*n;
 }
 
