@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Points over time: which to drop (pure), getting their space back, finding damage.
+ */
+#ifndef TM_STORE_SPACE_H
+#define TM_STORE_SPACE_H
+
+#include "server/store/store.h"
+
+/* ---- Which points to drop (retain.c; no store needed) ---------------------------------------------------------------- */
+
+/* Points younger than `age` are kept one per `every` (0 = all). Tiers ascend by age; what is older than the last one's age goes. */
+struct retain_tier {
+	uint64_t age_s, every_s;
+};
+
+#define RETAIN_TIERS_MAX 8
+
+struct retain_policy {
+	uint32_t ntiers;
+	struct retain_tier tier[RETAIN_TIERS_MAX];
+	uint64_t
+		immutable_s; /* counted in the server's accumulated running time from each point's arrival; 0 = none */
+};
+
+struct retain_point {
+	uint64_t seq;
+	int64_t arrival_ns; /* server time */
+	uint64_t run_ns;    /* the server's accumulated running time at its arrival */
+	uint8_t kind, pinned;
+};
+
+/* All for 1 h, one per 5 min to 24 h, one per hour to 15 days. */
+void retain_default(struct retain_policy *p);
+
+/*
+ * Says which of the n points (ascending by seq) go: drop[i] = 1. Age is counted back from the newest point, so nothing ages while no newer
+ * one arrives; a clock that jumped forward ages nothing by more than the server ran meanwhile (now_run_ns). The newest point, pinned ones and
+ * those within the immutable window stay; in each interval an app-consistent one is preferred, else the oldest. Returns how many go.
+ */
+size_t retain_plan(const struct retain_policy *p, const struct retain_point *points, size_t n,
+	uint64_t now_run_ns, uint8_t *drop);
+
+/* Is the point still within the immutable window? */
+int retain_immutable(
+	const struct retain_policy *p, const struct retain_point *point, uint64_t now_run_ns);
+
+/* "1h:all,1d:5m,15d:1h" and back; -EINVAL. Units s, m, h, d, w, y. immutable_s is left alone. */
+int retain_parse(const char *text, struct retain_policy *p, struct tm_err *err);
+void retain_format(const struct retain_policy *p, char *out, size_t len);
+
+/* ---- Getting space back (collect.c) ---------------------------------------------------------------------------------- */
+
+/*
+ * Has the index drop what no kept point, view or pending commit sees, for one machine (NULL: all): runs the engine's compaction over its
+ * disks, at low priority. Ingest goes on. One at a time (-EBUSY).
+ */
+int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err);
+
+struct store_collect_opts {
+	uint64_t copy_max; /* bytes of live cells to copy in this pass, at most; 0 = 1 GiB */
+	uint64_t rate;     /* bytes per second; 0 = unlimited */
+};
+
+struct store_collected {
+	uint64_t packs, live_bytes, dead_bytes; /* as found */
+	uint64_t removed, freed_bytes;          /* packs and their bytes that are gone now */
+	uint64_t copied_bytes;
+	uint64_t damaged; /* packs kept because a live cell of them is damaged: scrub */
+};
+
+/*
+ * Removes packs without a live cell; copies the live cells of those that are more than a third dead (or small and many) verbatim into new packs and
+ * removes these. A walk over the whole index. Ingest and reading go on. One at a time (-EBUSY).
+ */
+int store_collect(struct store *st, const struct store_collect_opts *opts,
+	struct store_collected *result, struct tm_err *err);
+
+/* ---- Finding damage (scrub.c) ---------------------------------------------------------------------------------------- */
+
+struct store_damage {
+	uint8_t machine[TM_UUID];
+	uint32_t disk_no;
+	uint64_t block, count;
+	uint64_t first_point, last_point; /* kept points that see it, at most; 0, 0 = none */
+	uint8_t in_head;                  /* the newest state sees it */
+	uint32_t pack;
+	char why[160];
+};
+
+/* Where to go on; all zero = from the beginning. To be kept by the caller as it is. */
+struct store_scrub_pos {
+	uint8_t started, family, key[20];
+};
+
+struct store_scrub {
+	struct store_scrub_pos pos;
+	uint64_t max_cells;      /* of this call; 0 = to the end */
+	uint64_t rate;           /* bytes per second; 0 = unlimited */
+	uint64_t cells, bytes;   /* looked at, added to */
+	uint64_t damaged;        /* added to */
+	uint8_t done;            /* reached the end */
+	uint64_t total_estimate; /* cells in the store, roughly */
+};
+
+/* Reads cells and verifies their sums; calls fn for each that is damaged or missing. A damaged index ends it with -EBADMSG or -EIO. */
+int store_scrub(struct store *st, struct store_scrub *s,
+	void (*fn)(void *arg, const struct store_damage *d), void *arg, struct tm_err *err);
+
+#endif
