@@ -67,6 +67,7 @@ portable() {
 		[ "$lib/$(basename "$so")" -nt "$so" ] || cp -L "$so" "$lib/" || return 1
 	done < <(ldd "$from" 2>/dev/null | sed -n -E 's,.*=> (/[^ ]+) .*,\1,p; s,^\s*(/[^ ]*ld-linux[^ ]*) .*,\1,p')
 	cp "$from" "$to.new" || return 1
+	readelf -d "$from" 2>/dev/null | grep -q NEEDED || { mv "$to.new" "$to"; return; }
 	case $from in
 	*.so) patchelf --force-rpath --set-rpath /tidemark/build/lib "$to.new" ;;
 	*) patchelf --set-interpreter /tidemark/build/lib/ld-linux-x86-64.so.2 --force-rpath \
