@@ -208,11 +208,14 @@ static void one_round(unsigned long n)
 	cut_quiet(n);
 	had = preserved();
 	pid = start("busy", n);
-	/* Not before the command writes where it matters, if it does. */
-	for (end = now_us() + 10000000; !over && preserved() == had && now_us() < end;) {
+	/*
+	 * Drained when the command has begun to write where it matters, or, every other time, when it is over: then most is to be
+	 * preserved.
+	 */
+	for (end = now_us() + 20000000; !over && now_us() < end && (n % 2 || preserved() == had);) {
 		siginfo_t si = {0};
 
-		usleep(5000);
+		usleep(2000);
 		over = !waitid(P_PID, (id_t)pid, &si, WEXITED | WNOHANG | WNOWAIT) && si.si_pid;
 	}
 	drain(n);
