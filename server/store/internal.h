@@ -4,6 +4,7 @@
  *
  * Lock order: commit queue -> attempt -> store (machines, disks, attempts, views) -> index -> packs. The index lock is held for reading
  * around every use of RocksDB, for writing while it is reopened; only the committer reopens it, so it needs no lock for its own use.
+ * (Scrub looks into the store while it walks the index: harmless, a reader of the index lock never waits for a waiting writer.)
  */
 #ifndef TM_STORE_INTERNAL_H
 #define TM_STORE_INTERNAL_H
@@ -197,8 +198,10 @@ void pack_seal(struct packs *ps, struct pack *p);
 int pack_name(char name[16], uint32_t no);
 /* 1 and the number if `name` is a pack's. */
 int pack_number(const char *name, uint32_t *no);
-/* Is it referenced or written to? (then it must not be removed) */
+/* Is it referenced or written to? (then it must not be removed) If not, its descriptor is closed. */
 int pack_busy(struct packs *ps, uint32_t no);
+/* The same, but nothing is closed. */
+int pack_held(struct packs *ps, uint32_t no);
 
 /* Header of a pack and of each put in it: enough to rebuild the index from packs alone. */
 struct pack_header {
@@ -343,6 +346,7 @@ struct store {
 	struct index ix;
 	struct packs packs;
 	atomic_int index_failed, full;
+	atomic_int compacting, collecting;
 	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
 	_Atomic uint64_t space_checked_ms;
 

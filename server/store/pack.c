@@ -146,6 +146,18 @@ void pack_put(struct packs *ps, struct pack *p)
 	pthread_mutex_unlock(&ps->lock);
 }
 
+int pack_held(struct packs *ps, uint32_t no)
+{
+	struct pack *p;
+	int held;
+
+	pthread_mutex_lock(&ps->lock);
+	p = find(ps, no);
+	held = p && (p->refs || p->writable);
+	pthread_mutex_unlock(&ps->lock);
+	return held;
+}
+
 int pack_busy(struct packs *ps, uint32_t no)
 {
 	struct pack *p;

@@ -3,6 +3,7 @@
  * Works a store hard, so that it can be killed at any moment, and checks afterwards that everything acknowledged is there.
  *
  *   store-hammer run DIR LOG EPOCHS     commit so many epochs per machine, going on where the store stands
+ *   store-hammer collect DIR            give back all space, look at every cell
  *   store-hammer verify DIR LOG         every acknowledged point is there and exact, nothing unacknowledged but the last epoch
  *
  * What an epoch holds follows from its machine and number alone. LOG (outside the store) gets a line when a commit was
@@ -20,6 +21,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "server/store/space.h"
 #include "server/store/store.h"
 
 #define MACHINES 3
@@ -449,6 +451,23 @@ static void *reader(void *arg)
 	return NULL;
 }
 
+/* Compaction and collection go on beside all else. */
+static void *keeper(void *arg)
+{
+	struct store_collect_opts o = {.copy_max = 8 << 20};
+	struct store_collected r;
+	struct tm_err err;
+
+	while (!atomic_load(&stop)) {
+		must(store_compact(st, machines[rand() % MACHINES].uuid, &err), "compact", &err);
+		must(store_collect(st, &o, &r, &err), "collect", &err);
+		if (r.damaged)
+			die("collect", "found a damaged cell");
+		usleep(100000);
+	}
+	return NULL;
+}
+
 static const struct store_opts small = {.reserve_bytes = UINT64_MAX,
 	.items_max = 100,
 	.pack_bytes = 4 << 20,
@@ -457,7 +476,7 @@ static const struct store_opts small = {.reserve_bytes = UINT64_MAX,
 
 static int run(const char *dir)
 {
-	pthread_t w[MACHINES], r[2];
+	pthread_t w[MACHINES], r[3];
 	struct tm_err err;
 
 	must(store_open(dir, &small, &st, &err), "open", &err);
@@ -468,10 +487,12 @@ static int run(const char *dir)
 	for (intptr_t i = 0; i < 2; i++)
 		if (pthread_create(&r[i], NULL, reader, (void *)(i + 1)))
 			die("thread", "cannot start");
+	if (pthread_create(&r[2], NULL, keeper, NULL))
+		die("thread", "cannot start");
 	for (int i = 0; i < MACHINES; i++)
 		pthread_join(w[i], NULL);
 	atomic_store(&stop, 1);
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 3; i++)
 		pthread_join(r[i], NULL);
 	store_close(st);
 	return 0;
@@ -611,6 +632,31 @@ static int verify(const char *dir, const char *log)
 	return 0;
 }
 
+static void no_damage(void *arg, const struct store_damage *d)
+{
+	die("scrub", d->why);
+}
+
+/* All that can be had back is had back; then little is dead, and every cell is sound. */
+static int collect(const char *dir)
+{
+	struct store_scrub s = {0};
+	struct store_collected r;
+	struct tm_err err;
+
+	must(store_open(dir, &small, &st, &err), "open", &err);
+	must(store_compact(st, NULL, &err), "compact", &err);
+	must(store_collect(st, NULL, &r, &err), "collect", &err);
+	must(store_collect(st, NULL, &r, &err), "collect", &err);
+	must(store_scrub(st, &s, no_damage, NULL, &err), "scrub", &err);
+	store_close(st);
+	printf("%llu packs, %llu KiB live, %llu KiB dead\n", (unsigned long long)r.packs,
+		(unsigned long long)r.live_bytes >> 10, (unsigned long long)r.dead_bytes >> 10);
+	if (r.dead_bytes > r.live_bytes / 2 + 4 * small.pack_bytes)
+		die("space", "does not come back");
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct tm_err err;
@@ -628,6 +674,9 @@ int main(int argc, char **argv)
 	}
 	if (argc == 4 && !strcmp(argv[1], "verify"))
 		return verify(argv[2], argv[3]);
-	fprintf(stderr, "usage: store-hammer create DIR | run DIR LOG EPOCHS | verify DIR LOG\n");
+	if (argc == 3 && !strcmp(argv[1], "collect"))
+		return collect(argv[2]);
+	fprintf(stderr,
+		"usage: store-hammer create DIR | collect DIR | run DIR LOG EPOCHS | verify DIR LOG\n");
 	return 2;
 }

@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 
+#include "server/store/space.h"
 #include "tests/unit/store-model.h"
 
 static char dir[256];
@@ -342,6 +343,33 @@ static void op_checkpoint(struct md_machine *m)
 	free(path);
 }
 
+static void op_compact(struct md_machine *m)
+{
+	must(store_compact(st, md_rand(md, 2) ? m->uuid : NULL, &err));
+}
+
+static void op_collect(void)
+{
+	struct store_collect_opts o = {.copy_max = md_rand(md, 2) ? 1 << 20 : 0};
+	struct store_collected r;
+
+	must(store_collect(st, &o, &r, &err));
+	cr_assert_eq(r.damaged, 0);
+}
+
+static void no_damage(void *arg, const struct store_damage *d)
+{
+	cr_assert_fail("scrub finds damage: %s", d->why);
+}
+
+static void scrub_all(void)
+{
+	struct store_scrub s = {.max_cells = 1 + md_rand(md, 500)};
+
+	while (!s.done)
+		must(store_scrub(st, &s, no_damage, NULL, &err));
+}
+
 struct count {
 	struct md_machine *m;
 	int n, i;
@@ -412,8 +440,53 @@ static void random_op(void)
 		op_reopen();
 	else if (k < 946)
 		op_checkpoint(m);
+	else if (k < 950)
+		op_compact(m);
+	else if (k < 955)
+		op_collect();
+	else if (k < 957)
+		scrub_all();
 	else
 		check_some(m);
+}
+
+/* Abandons all attempts, keeps every tenth point. */
+static void drop_most(void)
+{
+	for (int i = 0; i < MD_MACHINES; i++) {
+		struct md_machine *m = &md->m[i];
+
+		for (int k = 0; k < MD_OPEN; k++)
+			if (m->a[k].seq) {
+				must(store_abort(st, m->a[k].seq, &err));
+				m->a[k].seq = 0;
+			}
+		for (int k = 0; k < m->npoints - 1; k++) {
+			struct md_point *p = &m->p[k];
+
+			if (p->dropped || p->pinned || k % 10 == 0)
+				continue;
+			must(store_points_drop(st, m->uuid, &p->seq, 1, &err));
+			p->dropped = 1;
+		}
+	}
+}
+
+/* After dropping, compaction and collection little more is left than what kept points see: at most each its disks' blocks. */
+static void space_is_bounded(void)
+{
+	struct store_collected r;
+	uint64_t most = 0;
+
+	for (int i = 0; i < MD_MACHINES; i++)
+		for (int k = 0; k < md->m[i].npoints; k++)
+			most += !md->m[i].p[k].dropped;
+	most = (most + MD_MACHINES) * MD_DISKS * MD_BLOCKS * (TM_BLOCK + sizeof(struct tm_cell));
+	must(store_collect(st, NULL, &r, &err));
+	cr_assert_leq(r.live_bytes, most);
+	cr_assert_leq(r.dead_bytes, r.live_bytes / 2 + tiny.pack_bytes * 8);
+	fprintf(stderr, "%lu packs, %lu KiB live, %lu KiB dead\n", r.packs, r.live_bytes >> 10,
+		r.dead_bytes >> 10);
 }
 
 Test(store, model, .init = setup, .fini = teardown, .timeout = 280)
@@ -424,6 +497,15 @@ Test(store, model, .init = setup, .fini = teardown, .timeout = 280)
 	for (int i = 0; i < ops; i++)
 		random_op();
 	check_all();
+	op_reopen();
+	check_all();
+	drop_most();
+	op_compact(&md->m[0]);
+	must(store_compact(st, NULL, &err));
+	op_collect();
+	check_all();
+	scrub_all();
+	space_is_bounded();
 	op_reopen();
 	check_all();
 }
