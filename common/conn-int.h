@@ -18,8 +18,8 @@
 #include "common/conn.h"
 #include "common/tls-int.h"
 
-#define CONN_IN     (256u * 1024)
-#define CONN_OUT    (256u * 1024)
+#define CONN_IN     (128u * 1024)
+#define CONN_OUT    (64u * 1024)
 #define CONN_RECORD 16384u
 #define CONN_SLACK  1024u /* of out: what one record adds, and answers to the peer's key updates */
 
