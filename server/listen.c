@@ -62,10 +62,14 @@ static void *serve(void *arg)
 	struct link *k = arg;
 	struct server *s = k->l->s;
 	struct tm_conn *c = NULL;
+	unsigned int patience = (unsigned int)(s->conf.patience / TM_MS);
+	struct tm_conn_opts opts = {.send_ms = patience,
+		.frame_ms = patience,
+		.handshake_ms = patience < 10000 ? patience : 10000};
 	struct tm_err err;
 	bool stopping;
 
-	if (tm_conn_accept(s->tls, k->fd, NULL, &c, &err)) {
+	if (tm_conn_accept(s->tls, k->fd, &opts, &c, &err)) {
 		tm_log(TM_LOG_WARNING, "refused connection: %s", err.msg);
 		link_remove(k);
 		return NULL;

@@ -44,6 +44,8 @@ static const struct tm_setting settings[] = {
 		"server", "strangers", TM_SET_INT, struct server_conf, strangers, 4, 65536, "512"),
 	TM_SETTING("server", "silence", TM_SET_DURATION, struct server_conf, silence, TM_SEC,
 		3600 * TM_SEC, "30s"),
+	TM_SETTING("server", "patience", TM_SET_DURATION, struct server_conf, patience, TM_SEC,
+		3600 * TM_SEC, "60s"),
 	TM_SETTING("server", "keep_attempts", TM_SET_DURATION, struct server_conf, keep, TM_SEC,
 		86400 * TM_SEC, "10m"),
 	TM_SETTING(

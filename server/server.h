@@ -32,6 +32,7 @@ struct server_conf {
 	uint64_t connections; /* at most, all together */
 	uint64_t strangers;   /* of these without a finished HELLO */
 	uint64_t silence;     /* ns without a frame after which a control connection is given up */
+	uint64_t patience;    /* ns for one whole frame, sent or received, once it has begun */
 	uint64_t keep;        /* ns that attempts of a lost session are kept */
 	uint64_t
 		reserve; /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, at most 256 MiB */

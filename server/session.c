@@ -395,7 +395,7 @@ static void enrolment(struct server *srv, struct tm_conn *c, const void *body, s
 
 	if (enroll_serve(
 		    c, body, len, srv->pki, srv->uuid, catalog_enroll, srv->catalog, machine, &err))
-		tm_log(TM_LOG_WARNING, "%s enrolment refused: %s", tm_conn_name(c), err.msg);
+		tm_log(TM_LOG_WARNING, "%s", err.msg);
 	else
 		tm_log(TM_LOG_NOTICE, "%s machine %s enrolled", tm_conn_name(c),
 			tm_uuid_format(machine, name));
