@@ -91,10 +91,10 @@ programs() {
 	return $rc
 }
 
-# payload SUITE IMAGE-DIR RUN-DIR DRIVERS COMMAND...: makes RUN-DIR/payload.img.
+# payload SUITE IMAGE-DIR RUN-DIR DRIVERS MODULE-DIR COMMAND...: makes RUN-DIR/payload.img.
 payload() {
-	local suite=$1 dir=$2 run=$3 stage=$3/stage drivers=$4 t modules
-	shift 4
+	local suite=$1 dir=$2 run=$3 stage=$3/stage drivers=$4 module=$5 t modules
+	shift 5
 	t=$stage/tidemark
 	mkdir -p "$t/build/kmod" "$t/.run"
 	rsync -a --exclude=/build --exclude=/.git --exclude=/.run ./ "$t/" || return 1
@@ -103,11 +103,11 @@ payload() {
 	{
 		echo "export TM_SUITE=$suite"
 		echo "drivers='$drivers'"
-		if [ -f kmod/Kbuild ]; then
-			cp "build/kmod/$suite/tidemark.ko" "build/kmod/$suite/tidemark-test.ko" "$t/build/kmod/"
+		if [ -n "$module" ]; then
+			cp "$module"/tidemark*.ko "$t/build/kmod/"
 			modules=$stage/$(modules_dir "$dir/root")/$(cat "$dir/kver")
 			mkdir -p "$modules"
-			cp -r "build/kmod/$suite/lib/." "$modules/"
+			cp -r "$module/lib/." "$modules/"
 			echo "export TM_KO=/tidemark/build/kmod/tidemark.ko TM_KO_TEST=/tidemark/build/kmod/tidemark-test.ko"
 		fi
 	} >"$t/.run/env"

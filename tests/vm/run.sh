@@ -87,7 +87,7 @@ add_disk() {
 }
 
 run_guest() {
-	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' disks=() ndisks=0 drivers='' dir
+	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' disks=() ndisks=0 drivers='' module='' dir
 	shift
 	mkdir -p build/tmp
 	sweep_runs
@@ -106,13 +106,17 @@ run_guest() {
 		--timeout) limit=$2; shift 2 ;;
 		--allow) allow=$2; shift 2 ;;
 		--log) keep=$2; shift 2 ;;
+		--module) module=$2; shift 2 ;;
 		--) shift; break ;;
 		*) die "unknown option $1" ;;
 		esac
 	done
 	[ $# -gt 0 ] || die "no command"
-	dir=$(image "$suite") && build_module "$suite" && programs || exit 125
-	payload "$suite" "$dir" "$run_dir" "$drivers" "$@" || die "no payload"
+	dir=$(image "$suite") || exit 125
+	[ -n "$module" ] || build_module "$suite" || exit 125
+	[ -n "$module" ] || [ ! -f kmod/Kbuild ] || module=build/kmod/$suite
+	programs || exit 125
+	payload "$suite" "$dir" "$run_dir" "$drivers" "$module" "$@" || die "no payload"
 	boot "$dir" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
 	judge "$allow" "$keep"
 }
