@@ -346,8 +346,11 @@ void store_close(struct store *st)
 	if (st->packs.arg)
 		packs_exit(&st->packs);
 	index_close(&st->ix);
+	/* Nobody is left, but the filter's last look at these was under the lock. */
+	pthread_rwlock_wrlock(&st->lock);
 	machines_free(st);
 	free(st->vis);
+	pthread_rwlock_unlock(&st->lock);
 	for (int *fd = (int[]){st->packsfd, st->openfd, st->lockfd, st->rootfd, -2}; *fd != -2;
 		fd++)
 		if (*fd >= 0)
