@@ -360,6 +360,10 @@ struct store {
 	struct store_view *views;
 	uint64_t next_seq, reserved_seq;
 
+	pthread_mutex_t info_lock; /* what store_info() counted last */
+	uint64_t info_packs, info_bytes;
+	int64_t info_s;
+
 	pthread_mutex_t checkpoint_lock; /* packs are not removed while it is held */
 
 	pthread_mutex_t queue_lock;

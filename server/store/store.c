@@ -325,6 +325,7 @@ int store_open(
 	pthread_rwlock_init(&st->index_lock, NULL);
 	pthread_rwlockattr_destroy(&attr);
 	pthread_mutex_init(&st->checkpoint_lock, NULL);
+	pthread_mutex_init(&st->info_lock, NULL);
 	pthread_mutex_init(&st->queue_lock, NULL);
 	pthread_cond_init(&st->queue_cond, NULL);
 	st->queue_tail = &st->queue;
@@ -358,6 +359,7 @@ void store_close(struct store *st)
 	pthread_rwlock_destroy(&st->lock);
 	pthread_rwlock_destroy(&st->index_lock);
 	pthread_mutex_destroy(&st->checkpoint_lock);
+	pthread_mutex_destroy(&st->info_lock);
 	pthread_mutex_destroy(&st->queue_lock);
 	pthread_cond_destroy(&st->queue_cond);
 	free(st->path);
@@ -384,6 +386,7 @@ int store_space(struct store *st, struct tm_err *err)
 		(unsigned long long)st->o.reserve_bytes >> 20);
 }
 
+/* A large store has many packs and the caller may ask each second: looked at every ten. */
 static void pack_totals(struct store *st, struct store_info *info)
 {
 	int dup = openat(st->packsfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -403,15 +406,26 @@ static void pack_totals(struct store *st, struct store_info *info)
 
 int store_info(struct store *st, struct store_info *info, struct tm_err *err)
 {
+	struct timespec now;
 	uint64_t v;
 
+	clock_gettime(CLOCK_MONOTONIC, &now);
 	memset(info, 0, sizeof(*info));
 	memcpy(info->uuid, st->uuid, TM_UUID);
 	info->incarnation = st->incarnation;
 	info->free_bytes = free_bytes(st->rootfd);
 	info->full = st->o.reserve_bytes != UINT64_MAX && info->free_bytes < st->o.reserve_bytes;
 	info->failed = (uint8_t)atomic_load(&st->index_failed);
-	pack_totals(st, info);
+	pthread_mutex_lock(&st->info_lock);
+	if (!st->info_s || now.tv_sec >= st->info_s + 10) {
+		pack_totals(st, info);
+		st->info_packs = info->packs;
+		st->info_bytes = info->pack_bytes;
+		st->info_s = now.tv_sec;
+	}
+	info->packs = st->info_packs;
+	info->pack_bytes = st->info_bytes;
+	pthread_mutex_unlock(&st->info_lock);
 	if (index_enter(st, err))
 		return 0;
 	for (int i = 0; i < CF_N; i++)

@@ -41,11 +41,11 @@ struct store_opts {
 
 struct store_info {
 	uint8_t uuid[TM_UUID];
-	uint64_t incarnation; /* grows at each opening */
-	uint64_t packs, pack_bytes;
-	uint64_t index_bytes; /* estimated */
-	uint64_t free_bytes;  /* of the filesystem */
-	uint8_t full;         /* 1: below the reserve */
+	uint64_t incarnation;       /* grows at each opening */
+	uint64_t packs, pack_bytes; /* at most ten seconds old */
+	uint64_t index_bytes;       /* estimated */
+	uint64_t free_bytes;        /* of the filesystem */
+	uint8_t full;               /* 1: below the reserve */
 	uint8_t failed; /* 1: the index refuses writes even after being reopened: restart, look at the disk */
 };
 
