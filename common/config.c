@@ -114,8 +114,8 @@ static int one(void *arg, const char *section, const char *name, const char *val
 		l->seen[i] = true;
 		return !l->failed;
 	}
-	l->failed = tm_fail(
-		l->err, EINVAL, "%s:%d: there is no setting [%s] %s", l->path, l->line, section, name);
+	l->failed = tm_fail(l->err, EINVAL, "%s:%d: there is no setting [%s] %s", l->path, l->line,
+		section, name);
 	return 0;
 }
 

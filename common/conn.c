@@ -345,7 +345,7 @@ int tm_conn_send_msg(struct tm_conn *c, const struct tm_out *out, struct tm_err 
 
 void tm_conn_cancel(struct tm_conn *c)
 {
-	struct tm_err err;
+	struct tm_err err = {0};
 
 	tm_fail(&err, ECANCELED, "the connection to %s was ended here", c->name);
 	conn_break(c, &err);
@@ -354,7 +354,7 @@ void tm_conn_cancel(struct tm_conn *c)
 void tm_conn_finish(struct tm_conn *c, unsigned ms)
 {
 	uint64_t deadline = tm_mono_ns() + ms * TM_MS;
-	struct tm_err err;
+	struct tm_err err = {0};
 	ssize_t n;
 
 	if (conn_turn_begin(c, &err) < 0)

@@ -171,7 +171,7 @@ static void reap(struct tm_control *ctl, bool wait)
 
 static void turn_away(int fd)
 {
-	struct tm_err err;
+	struct tm_err err = {0};
 
 	tm_fail(&err, EBUSY, "too many clients on the control socket: try again");
 	answer(fd, -EBUSY, 1, NULL, &err);

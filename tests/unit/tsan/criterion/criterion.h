@@ -48,7 +48,7 @@ static struct cr_test *cr_tests;
 #define CR_FAIL(what, ...)                                                        \
 	do {                                                                      \
 		fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, what); \
-		fprintf(stderr, " " __VA_ARGS__);                                  \
+		fprintf(stderr, " " __VA_ARGS__);                                 \
 		fputc('\n', stderr);                                              \
 		_exit(1);                                                         \
 	} while (0)
