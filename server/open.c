@@ -39,13 +39,15 @@ static int load_run(struct server *s, struct tm_err *err)
 
 static uint64_t reserve(const struct server *s)
 {
-	const uint64_t most = 256u << 20;
+	const uint64_t most = 256u << 20, least = 32u << 20;
 	struct statvfs fs;
 	uint64_t share;
 
 	if (s->conf.reserve || statvfs(s->dir, &fs))
 		return s->conf.reserve ? s->conf.reserve : most;
 	share = (uint64_t)fs.f_blocks * fs.f_frsize / 20;
+	if (share < least)
+		share = least;
 	return share < most ? share : most;
 }
 

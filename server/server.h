@@ -35,7 +35,7 @@ struct server_conf {
 	uint64_t patience;    /* ns for one whole frame, sent or received, once it has begun */
 	uint64_t keep;        /* ns that attempts of a lost session are kept */
 	uint64_t
-		reserve; /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, at most 256 MiB */
+		reserve; /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, 32 to 256 MiB */
 	uint64_t cache; /* bytes of the index cache */
 };
 

@@ -205,8 +205,7 @@ int store_checkpoint(struct store *st, const uint8_t machine[TM_UUID], uint64_t 
 	struct store_point *p;
 	int ret = check_name(name, err);
 
-	if (!ret)
-		ret = store_space(st, err);
+	/* No look at the reserve: it is there for this, points are most needed when all is full. */
 	if (!ret)
 		ret = store_point_get(st, machine, seq, &p, err);
 	if (ret)

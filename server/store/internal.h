@@ -348,7 +348,7 @@ struct store {
 	atomic_int index_failed, full;
 	atomic_int compacting, collecting;
 	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
-	_Atomic uint64_t space_checked_ms;
+	_Atomic uint64_t space_checked_ms, space_put; /* when, and bytes put since */
 
 	pthread_rwlock_t lock; /* guards all below up to the queue */
 	struct machine *machines;

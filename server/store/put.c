@@ -254,6 +254,7 @@ int store_put(struct store *st, uint64_t seq, uint32_t disk_no, const void *cell
 		return tm_fail(err, EINVAL, "put: %zu bytes are too many", len);
 	if (scan(cells, len, &data, err) || store_space(st, err))
 		return -err->code;
+	st->space_put += len;
 	a = attempt_get(st, seq);
 	if (!a)
 		return tm_fail(err, ESTALE, "attempt %llu is unknown or has ended",

@@ -375,9 +375,11 @@ int store_space(struct store *st, struct tm_err *err)
 		return 0;
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	now = (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000 + 1;
-	/* Asking the filesystem for each frame would cost; a tenth of a second of input is far below any sane reserve. */
-	if (now > st->space_checked_ms + 100 || atomic_load(&st->full)) {
+	/* Asking the filesystem for each frame would cost: a tenth of a second and a part of the reserve later it is asked again. */
+	if (now > st->space_checked_ms + 100 || st->space_put > st->o.reserve_bytes / 8 ||
+		atomic_load(&st->full)) {
 		st->space_checked_ms = now;
+		st->space_put = 0;
 		atomic_store(&st->full, free_bytes(st->rootfd) < st->o.reserve_bytes);
 	}
 	if (!atomic_load(&st->full))
