@@ -272,8 +272,10 @@ static void install_maps(struct tm_epoch *e, struct tm_map **next, struct tm_map
 static void publish(struct tm_epoch *e, struct tmk_cut *arg)
 {
 	unsigned long word = (e->number + 1) << 2;
-	u64 start = tm_now();
+	u64 start;
 
+	tm_test_before_cut();
+	start = tm_now();
 	arg->realtime_ns = ktime_get_real_ns();
 	arg->boottime_ns = ktime_get_boottime_ns();
 	spin_lock_irq(&tm_state_lock);

@@ -26,13 +26,27 @@ unsigned int tm_test_off, tm_test_delay_us;
 module_param_named(test_off, tm_test_off, uint, 0644);
 module_param_named(test_delay_us, tm_test_delay_us, uint, 0644);
 
-/* Makes the moment between reading the state word and marking long enough to be hit. */
+/* One hook per cut stays between reading the state word and marking while the cut is published. */
+static atomic_t victim_wanted = ATOMIC_INIT(0);
+
 void tm_test_delay(void)
 {
 	unsigned int us = READ_ONCE(tm_test_delay_us);
 
-	if (us && !(tm_now() & 0x70)) /* one in eight or so */
-		udelay(us);
+	if (us && atomic_read(&victim_wanted) && atomic_xchg(&victim_wanted, 0))
+		mdelay(DIV_ROUND_UP(us, 1000));
+}
+
+void tm_test_before_cut(void)
+{
+	int i;
+
+	if (!READ_ONCE(tm_test_delay_us))
+		return;
+	atomic_set(&victim_wanted, 1);
+	for (i = 0; i < 50 && atomic_read(&victim_wanted); i++)
+		usleep_range(100, 200);
+	atomic_set(&victim_wanted, 0);
 }
 #endif
 

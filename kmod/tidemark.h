@@ -275,10 +275,15 @@ struct tmk_extent *tm_extents_get(u64 user, u32 count, u64 limit);
 #ifdef TM_TEST
 extern unsigned int tm_test_off, tm_test_delay_us;
 #define tm_off(rule) unlikely(READ_ONCE(tm_test_off) & (rule))
-void tm_test_delay(void);
+void tm_test_delay(void); /* in the hook, between reading the word and marking */
+void tm_test_before_cut(void);
 #else
 #define tm_off(rule) false
 static inline void tm_test_delay(void)
+{
+}
+
+static inline void tm_test_before_cut(void)
 {
 }
 #endif
