@@ -94,15 +94,20 @@ bool tm_must_hold(struct tm_disk *d, unsigned long word, u64 first, u64 end)
 	return tm_map_any(map, rcu_dereference_check(d->kept[frozen % TM_MAPS], true), first, end);
 }
 
-static void mark_rcu(struct tm_disk *d, unsigned long epoch, u64 first, u64 end)
+static struct tm_map *active_rcu(struct tm_disk *d, unsigned long word)
 {
-	tm_map_set(rcu_dereference_check(d->map[epoch % TM_MAPS], true), first, end);
+	return rcu_dereference_check(d->map[tm_epoch_of(word) % TM_MAPS], true);
+}
+
+static void mark_rcu(struct tm_disk *d, unsigned long word, u64 first, u64 end)
+{
+	tm_map_set(active_rcu(d, word), first, end);
 }
 
 void tm_mark(struct tm_disk *d, u64 first, u64 end)
 {
 	preempt_disable(); /* the cut's grace period covers this */
-	mark_rcu(d, tm_epoch_of(READ_ONCE(tm_word)), first, end);
+	mark_rcu(d, READ_ONCE(tm_word), first, end);
 	preempt_enable();
 }
 
@@ -134,10 +139,10 @@ static void enter_rcu(struct tm_disk *d, unsigned long word, struct tm_ctx *ctx)
 {
 	struct bio *bio = ctx->bio;
 
-	tm_test_delay();
 	ctx->disk = d;
 	ctx->epoch = tm_epoch_of(word);
-	mark_rcu(d, ctx->epoch, ctx->first, ctx->end);
+	tm_test_delay(bio, TM_IS_TEST && tm_map_test(active_rcu(d, word), ctx->first));
+	mark_rcu(d, word, ctx->first, ctx->end);
 	this_cpu_inc(d->cpu->inflight[ctx->epoch & 1]);
 	ctx->end_io = bio->bi_end_io;
 	ctx->private = bio->bi_private;
@@ -187,7 +192,7 @@ static bool first_pass(struct tm_disk *d, struct bio *bio)
 		    !ctx &&
 		    bio == READ_ONCE(
 				   d->pass))) { /* waited long enough for one: on, but not forgotten */
-		mark_rcu(d, tm_epoch_of(READ_ONCE(tm_word)), first, end);
+		mark_rcu(d, READ_ONCE(tm_word), first, end);
 		tm_doubt(d, TMK_DOUBT_LOST);
 		return false;
 	}

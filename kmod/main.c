@@ -26,14 +26,18 @@ unsigned int tm_test_off, tm_test_delay_us;
 module_param_named(test_off, tm_test_off, uint, 0644);
 module_param_named(test_delay_us, tm_test_delay_us, uint, 0644);
 
-/* One hook per cut stays between reading the state word and marking while the cut is published. */
+/*
+ * One hook per cut stays between reading the state word and marking while the cut is published: that of a write to
+ * a part of one block, so that others write there too, and not yet a dirty one.
+ */
 static atomic_t victim_wanted = ATOMIC_INIT(0);
 
-void tm_test_delay(void)
+void tm_test_delay(struct bio *bio, bool dirty)
 {
 	unsigned int us = READ_ONCE(tm_test_delay_us);
 
-	if (us && atomic_read(&victim_wanted) && atomic_xchg(&victim_wanted, 0))
+	if (us && !dirty && bio_sectors(bio) < TM_SECTORS && atomic_read(&victim_wanted) &&
+		atomic_xchg(&victim_wanted, 0))
 		mdelay(DIV_ROUND_UP(us, 1000));
 }
 
@@ -44,7 +48,7 @@ void tm_test_before_cut(void)
 	if (!READ_ONCE(tm_test_delay_us))
 		return;
 	atomic_set(&victim_wanted, 1);
-	for (i = 0; i < 50 && atomic_read(&victim_wanted); i++)
+	for (i = 0; i < 200 && atomic_read(&victim_wanted); i++)
 		usleep_range(100, 200);
 	atomic_set(&victim_wanted, 0);
 }

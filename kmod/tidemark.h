@@ -273,13 +273,16 @@ struct tmk_extent *tm_extents_get(u64 user, u32 count, u64 limit);
 #define TM_OFF_REENTRY 8
 #define TM_OFF_BUSY    16
 #ifdef TM_TEST
+#define TM_IS_TEST true
 extern unsigned int tm_test_off, tm_test_delay_us;
 #define tm_off(rule) unlikely(READ_ONCE(tm_test_off) & (rule))
-void tm_test_delay(void); /* in the hook, between reading the word and marking */
+void tm_test_delay(
+	struct bio *bio, bool dirty); /* in the hook, between reading the word and marking */
 void tm_test_before_cut(void);
 #else
+#define TM_IS_TEST   false
 #define tm_off(rule) false
-static inline void tm_test_delay(void)
+static inline void tm_test_delay(struct bio *bio, bool dirty)
 {
 }
 
