@@ -49,8 +49,8 @@ static int judge(struct filter *f, const char *key, const struct loc *l)
 			return 0;
 		at = v->at;
 	}
-	m = machine_find(st, st->disks[disk]->machine);
-	if (!m || needed(st, m, at, f->superseded)) {
+	m = st->owner[disk];
+	if (needed(st, m, at, f->superseded)) {
 		if (at < f->superseded)
 			f->superseded = at;
 		return 0;

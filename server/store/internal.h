@@ -353,6 +353,7 @@ struct store {
 	pthread_rwlock_t lock; /* guards all below up to the queue */
 	struct machine *machines;
 	struct store_disk **disks; /* by number; NULL = none */
+	struct machine **owner;    /* whose disk that is, likewise */
 	uint32_t ndisks, next_disk;
 	struct attempt *attempts;
 	struct vis *vis;

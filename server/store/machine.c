@@ -97,24 +97,43 @@ void machine_point_drop(struct machine *m, uint64_t seq)
 	memmove(m->points + i, m->points + i + 1, (m->npoints - i) * sizeof(*m->points));
 }
 
+static int disk_room(struct store *st, uint32_t no, struct tm_err *err)
+{
+	size_t room = no + 64ull, more = room - st->ndisks;
+	struct store_disk **disks;
+	struct machine **owner;
+
+	if (no < st->ndisks)
+		return 0;
+	disks = realloc(st->disks, room * sizeof(*disks));
+	if (disks)
+		st->disks = disks;
+	owner = realloc(st->owner, room * sizeof(*owner));
+	if (owner)
+		st->owner = owner;
+	if (!disks || !owner)
+		return tm_fail(err, ENOMEM, "out of memory");
+	memset(disks + st->ndisks, 0, more * sizeof(*disks));
+	memset(owner + st->ndisks, 0, more * sizeof(*owner));
+	st->ndisks = (uint32_t)room;
+	return 0;
+}
+
 static int add_disk(struct store *st, const struct store_disk *d, struct tm_err *err)
 {
-	struct store_disk **grown, *copy;
+	struct machine *m = machine_make(st, d->machine, err);
+	struct store_disk *copy;
 
-	if (d->no >= st->ndisks) {
-		grown = realloc(st->disks, (d->no + 64ull) * sizeof(*grown));
-		if (!grown)
-			return tm_fail(err, ENOMEM, "out of memory");
-		memset(grown + st->ndisks, 0, (d->no + 64ull - st->ndisks) * sizeof(*grown));
-		st->disks = grown;
-		st->ndisks = d->no + 64;
-	}
+	if (!m || disk_room(st, d->no, err))
+		return -err->code;
 	copy = malloc(sizeof(*copy));
 	if (!copy)
 		return tm_fail(err, ENOMEM, "out of memory");
 	*copy = *d;
+	m->ndisks += st->disks[d->no] == NULL;
 	free(st->disks[d->no]);
 	st->disks[d->no] = copy;
+	st->owner[d->no] = m;
 	return 0;
 }
 
@@ -146,14 +165,8 @@ static int load_record(struct store *st, const char *key, size_t klen, const cha
 	struct machine *m;
 	struct head_rec h;
 
-	if (klen == 5 && key[0] == 'd') {
-		if (parse_disk(key, val, len, &d, err) || add_disk(st, &d, err))
-			return -err->code;
-		m = machine_make(st, d.machine, err);
-		if (m)
-			m->ndisks++;
-		return m ? 0 : -err->code;
-	}
+	if (klen == 5 && key[0] == 'd')
+		return parse_disk(key, val, len, &d, err) ? -err->code : add_disk(st, &d, err);
 	if (klen == 9 && !memcmp(key, "next disk", 9) && len == 4)
 		memcpy(&st->next_disk, val, 4);
 	if (klen != 1 + TM_UUID || (key[0] != 'h' && key[0] != 'n'))
@@ -231,6 +244,7 @@ void machines_free(struct store *st)
 	for (uint32_t i = 0; i < st->ndisks; i++)
 		free(st->disks[i]);
 	free(st->disks);
+	free(st->owner);
 }
 
 /* Writes one record, durably. */
@@ -274,7 +288,6 @@ static int same_disk(const struct store_disk *a, const struct store_disk *b)
 int store_disk_register(struct store *st, struct store_disk *d, struct tm_err *err)
 {
 	const struct store_disk *old = NULL;
-	struct machine *m;
 	int ret = 0;
 
 	if (d->size > TM_DISK_MAX)
@@ -288,14 +301,11 @@ int store_disk_register(struct store *st, struct store_disk *d, struct tm_err *e
 			old = st->disks[i];
 	d->no = old ? old->no : st->next_disk;
 	if (!old || !same_disk(old, d)) {
-		m = machine_make(st, d->machine, err);
-		ret = m ? write_disk(st, d, err) : -err->code;
+		ret = write_disk(st, d, err);
 		if (!ret)
 			ret = add_disk(st, d, err);
-		if (!ret && d->no == st->next_disk) {
+		if (!ret && d->no == st->next_disk)
 			st->next_disk++;
-			m->ndisks++;
-		}
 	}
 	pthread_rwlock_unlock(&st->lock);
 	return ret;

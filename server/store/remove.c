@@ -65,6 +65,7 @@ static void forget_memory(struct store *st, const uint8_t machine[TM_UUID])
 			packs_seal(&st->packs, i);
 			free(st->disks[i]);
 			st->disks[i] = NULL;
+			st->owner[i] = NULL;
 		}
 	for (pp = &st->machines; (m = *pp); pp = &m->next)
 		if (!memcmp(m->uuid, machine, TM_UUID)) {

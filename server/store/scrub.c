@@ -35,13 +35,11 @@ static uint64_t visible_at(struct store *st, const char *key, const struct loc *
 /* Who sees the damage: the kept points from when it became visible up to when something newer did. st->lock held. */
 static void find_points(struct walker *w, const char *key, uint64_t at, struct store_damage *d)
 {
-	const struct machine *m = machine_find(w->st, w->st->disks[key_disk(key)]->machine);
+	const struct machine *m = w->st->owner[key_disk(key)];
 	uint64_t p;
 
 	memcpy(d->machine, w->st->disks[key_disk(key)]->machine, TM_UUID);
 	d->in_head = w->superseded == NEVER;
-	if (!m)
-		return;
 	p = machine_point_from(m, at);
 	if (p >= w->superseded)
 		return;

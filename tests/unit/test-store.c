@@ -492,7 +492,7 @@ static void space_is_bounded(void)
 Test(store, model, .init = setup, .fini = teardown, .timeout = 280)
 {
 	const char *n = getenv("TM_OPS");
-	int ops = n ? atoi(n) : 6000;
+	int ops = n ? atoi(n) : 3000;
 
 	for (int i = 0; i < ops; i++)
 		random_op();
