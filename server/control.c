@@ -158,6 +158,8 @@ AUDITED(adopt, adopt_machine)
 AUDITED(pin, control_pin)
 AUDITED(unpin, control_unpin)
 AUDITED(checkpoint, control_checkpoint)
+AUDITED(policy_set, control_policy_set)
+AUDITED(scrub, control_scrub)
 
 static const struct tm_control_cmd commands[] = {
 	{"token", token_audited},
@@ -170,6 +172,9 @@ static const struct tm_control_cmd commands[] = {
 	{"unpin", unpin_audited},
 	{"checkpoint", checkpoint_audited},
 	{"release", control_release},
+	{"policy", control_policy},
+	{"policy_set", policy_set_audited},
+	{"scrub", scrub_audited},
 	{"audit", control_audits},
 	{NULL, NULL},
 };

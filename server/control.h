@@ -24,6 +24,16 @@ int control_show(
 int control_audits(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);
 
+/* control_policy.c */
+int control_policy(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);
+int control_policy_set(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);
+
+/* control_scrub.c */
+int control_scrub(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);
+
 /* control_point.c */
 int control_points(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);

@@ -10,6 +10,7 @@
 #include "common/uuid.h"
 #include "server/checkpoint.h"
 #include "server/control.h"
+#include "server/keeper.h"
 #include "server/resolve.h"
 
 static const char *const kinds[] = {"", "crash", "app", "scan"};
@@ -107,6 +108,25 @@ static int find_point(
 		call, err, "no point %" PRIu64 ": see serverctl points MACHINE", id);
 }
 
+/* A point that nobody may drop yet stays pinned too. */
+static int may_unpin(
+	struct tm_control_call *call, struct machine *m, uint64_t id, struct tm_err *err)
+{
+	struct server *s = call->ctx;
+	struct store_point *p;
+	bool immutable;
+	int rc = store_point_get(s->store, m->uuid, id, &p, err);
+
+	if (rc)
+		return rc;
+	rc = policy_immutable(m, p, &immutable, err);
+	store_point_free(p);
+	if (!rc && immutable)
+		rc = tm_control_refused(call, err,
+			"point %" PRIu64 " is within its immutable window: it stays pinned", id);
+	return rc;
+}
+
 static int set_pin(struct tm_control_call *call, const cJSON *args, int pinned, struct tm_err *err)
 {
 	struct server *s = call->ctx;
@@ -116,6 +136,8 @@ static int set_pin(struct tm_control_call *call, const cJSON *args, int pinned, 
 
 	if (!rc)
 		rc = find_point(call, id, &m, err);
+	if (!rc && !pinned)
+		rc = may_unpin(call, m, id, err);
 	return rc ? rc : store_point_pin(s->store, m->uuid, id, pinned, err);
 }
 

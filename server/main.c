@@ -24,6 +24,7 @@
 #include "server/commit.h"
 #include "server/control.h"
 #include "server/init.h"
+#include "server/keeper.h"
 #include "server/listen.h"
 
 static const struct tm_setting settings[] = {
@@ -50,6 +51,8 @@ static const struct tm_setting settings[] = {
 		86400 * TM_SEC, "10m"),
 	TM_SETTING(
 		"store", "reserve", TM_SET_SIZE, struct server_conf, reserve, 0, 1ull << 50, "0"),
+	TM_SETTING("store", "retention", TM_SET_DURATION, struct server_conf, retention,
+		100 * TM_MS, 86400 * TM_SEC, "60s"),
 	TM_SETTING("store", "cache", TM_SET_SIZE, struct server_conf, cache, 1u << 20, 1ull << 40,
 		"64M"),
 	{.section = NULL},
@@ -189,6 +192,7 @@ static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_e
 {
 	struct tm_control *control = NULL;
 	struct listener *l = NULL;
+	struct keeper *keeper = NULL;
 	pthread_t finisher;
 	uint16_t port;
 	int rc = server_open(s, dir, err);
@@ -202,6 +206,8 @@ static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_e
 	}
 	rc = control_start(s, &control, err);
 	if (!rc)
+		rc = keeper_start(s, &keeper, err);
+	if (!rc)
 		rc = listener_start(s, &l, &port, err);
 	if (!rc) {
 		tm_log(TM_LOG_NOTICE, "tidemark-server " TM_VERSION ": %s, listening on port %u",
@@ -212,6 +218,7 @@ static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_e
 		tm_log(TM_LOG_NOTICE, "ending");
 	}
 	listener_stop(l);
+	keeper_stop(keeper);
 	tm_control_stop(control);
 	__atomic_store_n(&s->stopping, true, __ATOMIC_RELEASE);
 	commit_drain(s);

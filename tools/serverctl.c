@@ -323,6 +323,13 @@ static const struct tm_cli_opt export_opts[] = {
 	{"point", "P", "id, latest, latest-app, or a time (default latest)"},
 	{"format", "F", "raw, qcow2, vhdx, vmdk or vpc (default qcow2)"},
 	{"output", "DIR", "folder for the images, one per disk"}, {NULL, NULL, NULL}};
+static const struct tm_cli_opt policy_opts[] = {
+	{"immutable", "TIME",
+		"nobody drops or unpins a point this long after its arrival (0 = no)"},
+	{"dry-run", NULL, "only show what would be dropped"}, {NULL, NULL, NULL}};
+static const struct tm_cli_opt scrub_opts[] = {
+	{"heal", NULL, "bring damaged parts of the newest state back from their sources"},
+	{"rate", "SIZE", "bytes to read per second (default 256M)"}, {NULL, NULL, NULL}};
 static const struct tm_cli_opt audit_opts[] = {
 	{"max", "N", "the newest N entries (default 100)"}, {NULL, NULL, NULL}};
 
@@ -344,6 +351,13 @@ static const struct tm_cli_cmd commands[] = {
 		serverctl_export},
 	{"adopt", "MACHINE", "end a hold: the machine that connects next is the right one", NULL,
 		NULL, 1, 1, cmd_adopt},
+	{"policy", "MACHINE [set [TIERS]]", "how long which points are kept",
+		"TIERS: \"1h:all,1d:5m,15d:1h\" keeps all points for an hour, one per 5 minutes for a day, one per\n"
+		"hour for 15 days. Shows what a change drops.",
+		policy_opts, 1, 3, serverctl_policy},
+	{"scrub", "[MACHINE]", "verify everything that is stored",
+		"Interrupted, it goes on from there the next time. Exit 1 if damage was found.",
+		scrub_opts, 0, 1, serverctl_scrub},
 	{"rebuild", "", "make a new catalog from the store, while no daemon runs", NULL, dir_opts,
 		0, 0, cmd_rebuild},
 	{"audit", "", "what operators did", NULL, audit_opts, 0, 0, cmd_audit},

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+/* policy and scrub. */
+#include "tools/serverctl.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/control.h"
+#include "common/units.h"
+
+static void print_policy(const cJSON *r, bool would)
+{
+	char text[TM_TEXT_ROOM];
+	uint64_t immutable = tm_json_num(r, "immutable_s");
+
+	printf("policy     %s\n", tm_json_str(r, "policy"));
+	printf("immutable  %s\n", immutable ? tm_duration_format(immutable * TM_SEC, text) : "no");
+	if (!would || !tm_json_num(r, "drops"))
+		printf("points     %" PRIu64 "%s\n", tm_json_num(r, "points"),
+			would ? ", none would be dropped" : "");
+	else
+		printf("points     %" PRIu64 ", of which %" PRIu64 " will be dropped: %s to %s\n",
+			tm_json_num(r, "points"), tm_json_num(r, "drops"),
+			tm_json_str(r, "drops_first"), tm_json_str(r, "drops_last"));
+}
+
+static cJSON *policy_args(struct tm_cli *cli, const char *tiers, struct tm_err *err)
+{
+	const char *immutable = tm_cli_value(cli, "immutable");
+	cJSON *args = cJSON_CreateObject();
+	uint64_t ns;
+
+	cJSON_AddStringToObject(args, "machine", cli->argv[0]);
+	if (tiers)
+		cJSON_AddStringToObject(args, "policy", tiers);
+	if (!immutable)
+		return args;
+	if (tm_duration_parse(immutable, &ns, err)) {
+		cJSON_Delete(args);
+		return NULL;
+	}
+	tm_json_u64(args, "immutable_s", ns / TM_SEC);
+	return args;
+}
+
+int serverctl_policy(struct tm_cli *cli)
+{
+	bool set = cli->argc > 1, dry = tm_cli_value(cli, "dry-run") || !set;
+	struct tm_err err;
+	cJSON *args, *result;
+	int rc;
+
+	if (set && strcmp(cli->argv[1], "set") != 0)
+		return tm_cli_usage(cli, "policy MACHINE [set [TIERS]]");
+	if (!set && tm_cli_value(cli, "immutable"))
+		return tm_cli_usage(cli, "--immutable goes with \"set\"");
+	args = policy_args(cli, cli->argc > 2 ? cli->argv[2] : NULL, &err);
+	if (!args)
+		return tm_cli_usage(cli, "%s", err.msg);
+	/* Before a change, what it drops is shown; the change itself answers the same. */
+	rc = tm_cli_request(cli, dry ? "policy" : "policy_set", args, 300, &result);
+	if (rc)
+		return rc;
+	if (cli->json)
+		rc = tm_cli_print_json(result);
+	else
+		print_policy(result, set);
+	cJSON_Delete(result);
+	return rc;
+}
+
+static void print_damage(const cJSON *r)
+{
+	const cJSON *d;
+
+	cJSON_ArrayForEach (d, cJSON_GetObjectItemCaseSensitive(r, "damage")) {
+		bool newest = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(d, "newest_state"));
+
+		printf("%s %s offset %" PRIu64 " length %" PRIu64 ": points %" PRIu64 " to %" PRIu64
+		       "%s: %s\n",
+			tm_json_str(d, "machine"), tm_json_str(d, "disk"), tm_json_num(d, "offset"),
+			tm_json_num(d, "length"), tm_json_num(d, "first_point"),
+			tm_json_num(d, "last_point"), newest ? " and the newest state" : "",
+			tm_json_str(d, "why"));
+	}
+	printf("%" PRIu64 " cells, %" PRIu64 " bytes verified, %" PRIu64 " damaged\n",
+		tm_json_num(r, "cells"), tm_json_num(r, "bytes"), tm_json_num(r, "damaged"));
+	if (tm_json_num(r, "healed_disks"))
+		printf("%" PRIu64 " disks are compared with their source again\n",
+			tm_json_num(r, "healed_disks"));
+}
+
+int serverctl_scrub(struct tm_cli *cli)
+{
+	const char *rate = tm_cli_value(cli, "rate");
+	cJSON *args = cJSON_CreateObject(), *result;
+	struct tm_err err;
+	uint64_t bytes;
+	int rc;
+
+	if (cli->argc)
+		cJSON_AddStringToObject(args, "machine", cli->argv[0]);
+	cJSON_AddBoolToObject(args, "heal", tm_cli_value(cli, "heal") != NULL);
+	if (rate && tm_size_parse(rate, &bytes, &err)) {
+		cJSON_Delete(args);
+		return tm_cli_usage(cli, "%s", err.msg);
+	}
+	if (rate)
+		tm_json_u64(args, "rate", bytes);
+	rc = tm_cli_request(cli, "scrub", args, -1, &result);
+	if (rc)
+		return rc;
+	if (cli->json)
+		rc = tm_cli_print_json(result);
+	else
+		print_damage(result);
+	if (!rc && tm_json_num(result, "damaged"))
+		rc = tm_cli_fail(cli, TM_EXIT_FAILED,
+			"damage was found: other points stay usable%s",
+			tm_cli_value(cli, "heal") ? "" : "; --heal brings the newest state back");
+	cJSON_Delete(result);
+	return rc;
+}
