@@ -59,6 +59,8 @@ static inline void pair_init(struct pair *p)
 	struct tm_err err;
 
 	memset(p, 0, sizeof(*p));
+	/* Nothing here is to fail because the machine is busy. */
+	p->opts.connect_ms = p->opts.handshake_ms = 60000;
 	strcpy(p->dir, "/tmp/tm-pair-XXXXXX");
 	if (!mkdtemp(p->dir))
 		abort();
