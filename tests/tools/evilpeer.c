@@ -6,6 +6,7 @@
  * Speaks the real protocol with real certificates. Exit 0: the server refused, in time, what it had to; else 1 with a line that says what
  * went through. SECONDS: how long the server may take to cut off (default 20).
  */
+#include "tests/fuzz/parse-any.h"
 #include "tests/tools/evilpeer.h"
 
 static void mode_hello_other(void)
@@ -259,25 +260,51 @@ static void mode_tls_flip(void)
 	cut_off(c, "a record changed on the way", TM_MSG_HEARTBEAT_OK);
 }
 
-/* Frames of any type with any contents; whatever comes, the next session must work. */
+/* Replaces each `from` by `to` in the n bytes. */
+static void replace(uint8_t *p, size_t n, uint64_t from, uint64_t to)
+{
+	for (size_t i = 0; i + sizeof(from) <= n; i++)
+		if (memcmp(p + i, &from, sizeof(from)) == 0)
+			memcpy(p + i, &to, sizeof(to));
+}
+
+/* A message of a random type, good in form, about the attempt; then some of its bits flipped. */
+static void mutant(struct tm_conn *c, const uint8_t random[16], uint64_t attempt, uint32_t seq)
+{
+	static uint8_t body[TM_FRAME_MAX];
+	struct tm_frame h = {.magic = TM_WIRE_MAGIC, .seq = seq};
+	struct tm_out out;
+
+	h.type = (uint16_t)(1 + random[0] % TM_MSG_COMMAND_RESULT);
+	/* What an agent may send on a control connection, mostly. */
+	if (tm_msg_limit(TM_STAGE_CONTROL, h.type) < 0 && random[1] < 250)
+		h.type = random[1] & 1 ? TM_MSG_EPOCH_COMMIT : TM_MSG_PART_COMMIT;
+	if (sample(h.type, &out, &err) < 0)
+		die("%s", err.msg);
+	h.length = (uint32_t)flatten(&out, body);
+	replace(body, h.length, 9, attempt);
+	for (int i = 0; h.length && i < random[2] % 4; i++)
+		body[(random[3 + i] << 8 | random[6 + i]) % h.length] ^=
+			(uint8_t)(1u << random[9 + i] % 8);
+	send_raw(c, &h, sizeof(h));
+	send_raw(c, body, h.length);
+}
+
+/* Whatever comes, the next session must work. */
 static void mode_garbage(void)
 {
 	for (int round = 0; round < 150; round++) {
-		uint8_t body[300];
-		uint64_t number;
+		uint8_t random[16];
+		uint64_t number, attempt;
 		struct tm_conn *c = session(&number);
-		struct tm_frame h = {.magic = TM_WIRE_MAGIC, .seq = 1};
+		uint32_t handle;
 
-		if (getrandom(body, sizeof(body), 0) != sizeof(body))
-			die("no random numbers");
-		h.type = (uint16_t)(1 + body[0] % TM_MSG_COMMAND_RESULT);
-		h.length = body[1];
-		/* Half of them with little in them, so that counts and lengths look sensible. */
-		if (round & 1)
-			for (size_t i = 2; i < sizeof(body); i++)
-				body[i] = body[i] < 240 ? 0 : body[i] & 3;
-		send_raw(c, &h, sizeof(h));
-		send_raw(c, body + 2, h.length);
+		attempt = begin_attempt(c, &handle);
+		for (uint32_t i = 0; i < 4; i++) {
+			if (getrandom(random, sizeof(random), 0) != sizeof(random))
+				die("no random numbers");
+			mutant(c, random, attempt, 3 + i);
+		}
 		tm_conn_finish(c, 2000);
 		tm_conn_put(c);
 	}
