@@ -123,9 +123,7 @@ static void judge(struct disk_info *d)
 {
 	char text[160];
 
-	if (sys_number(d->name, "ro"))
-		snprintf(d->why_not, sizeof(d->why_not), "read-only");
-	else if (d->ident.size > TM_DISK_MAX)
+	if (d->ident.size > TM_DISK_MAX)
 		snprintf(d->why_not, sizeof(d->why_not), "larger than 1 PiB");
 	else if (d->sector != 512 && d->sector != 4096)
 		snprintf(d->why_not, sizeof(d->why_not), "sectors of %u bytes", d->sector);

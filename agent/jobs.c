@@ -203,7 +203,7 @@ static void *job_thread(void *arg)
 	LOCK_SCOPE(&a->lock);
 	m->result = err;
 	m->result.code = -ret;
-	m->piece = ret ? 0 : piece;
+	m->made = ret ? 0 : piece;
 	m->finished = true;
 	pthread_cond_broadcast(&a->changed);
 	return NULL;
@@ -252,6 +252,7 @@ void jobs_reap(struct agent *a)
 			continue;
 		}
 		m->error[0] = '\0';
+		m->piece = m->made;
 		if (m->bad)
 			agent_error(a,
 				"%s: %llu blocks cannot be read; they are marked in the points",

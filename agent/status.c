@@ -114,7 +114,10 @@ static void add_machine(cJSON *o, struct agent *a)
 	}
 	cJSON_AddStringToObject(o, "server", server);
 	cJSON_AddBoolToObject(o, "connected", a->session && a->ship);
-	cJSON_AddBoolToObject(o, "held", a->held);
+	cJSON_AddStringToObject(o, "link",
+		a->held                 ? "held"
+		: a->session && a->ship ? "connected"
+					: "down");
 	cJSON_AddBoolToObject(o, "paused", a->paused);
 	cJSON_AddBoolToObject(o, "server_full", a->full);
 	tm_json_u64(o, "throttle", tm_rate_get(&a->rate));

@@ -2,6 +2,7 @@
 #include "tools/agentctl.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,7 +66,8 @@ static void show_machine(const cJSON *s)
 		return;
 	}
 	printf("server      %s, %s%s%s\n", text(s, "server"),
-		is_true(s, "held")        ? "HELD until an operator decides (serverctl adopt)"
+		!strcmp(text(s, "link"), "held")
+			? "HELD until an operator decides (serverctl adopt)"
 		: is_true(s, "connected") ? "connected"
 					  : "not connected",
 		is_true(s, "paused") ? ", paused" : "",
