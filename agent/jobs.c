@@ -255,7 +255,7 @@ void jobs_reap(struct agent *a)
 		m->piece = m->made;
 		if (m->bad)
 			agent_error(a,
-				"%s: %llu blocks cannot be read; they are marked in the points",
+				"%s: %llu unreadable blocks; they are marked as bad in the points",
 				m->info.path, (unsigned long long)m->bad);
 		if (job == JOB_RESYNC)
 			m->verified = true;

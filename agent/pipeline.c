@@ -181,7 +181,8 @@ static void narrow(struct job *job)
 		job->bad[i / 64] |= 1ull << (i % 64);
 	}
 	if (job->nbad)
-		tm_log(TM_LOG_ERR, "%u blocks of 4096 bytes cannot be read, from sector %llu on",
+		tm_log(TM_LOG_ERR,
+			"read error: %u blocks of 4096 bytes unreadable, from sector %llu on",
 			job->nbad, (unsigned long long)(job->block + first_bad) * (TM_BLOCK / 512));
 }
 

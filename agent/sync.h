@@ -49,7 +49,8 @@ struct member {
 	bool running, finished;
 	uint64_t retry; /* monotonic ns: not before */
 	uint64_t piece; /* complete attempt waiting for the next epoch; 0 = none */
-	uint64_t made;   /* by the job that has just finished; becomes `piece` in the machine's thread */
+	uint64_t
+		made; /* by the job that has just finished; becomes `piece` in the machine's thread */
 	bool in_round;
 	bool verify, resync; /* asked for */
 	bool verified;       /* done: `differ` answers it */
