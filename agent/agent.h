@@ -75,6 +75,7 @@ struct agent {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* anything below */
+	uint64_t changes;       /* lock: counts agent_wake() */
 	pthread_t thread;
 	bool stop;
 	bool enrolled; /* lock, as all below */
@@ -108,7 +109,9 @@ void agent_error(struct agent *a, const char *fmt, ...) __attribute__((format(pr
 /* Waits while paused. 0, or a negative errno if the session has ended or the agent stops. */
 int agent_turn(struct agent *a, struct tm_err *err);
 
-/* Wakes the machine's thread. */
+/* Something changed: wakes all who wait, and keeps the machine's thread from going to sleep over it. Caller holds the lock. */
+void agent_wake(struct agent *a);
+/* The same, taking the lock. */
 void agent_kick(struct agent *a);
 
 /* machine.c */

@@ -85,7 +85,7 @@ void request_add(struct agent *a, struct request *rq)
 		p = &(*p)->next;
 	*p = rq;
 	rq->next = NULL;
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 }
 
 void request_end(struct agent *a, struct request *rq, const struct tm_err *err)
@@ -102,7 +102,7 @@ void request_end(struct agent *a, struct request *rq, const struct tm_err *err)
 		tell_result(a, rq->command, !err->code, rq->point, err->code ? err->msg : rq->text);
 	if (rq->command || rq->dropped)
 		free(rq);
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 }
 
 static void command(void *ctx, const struct tm_in_command *c)

@@ -67,7 +67,7 @@ static int do_enroll(
 	pthread_mutex_lock(&a->lock);
 	a->id = id;
 	a->enrolled = a->rejoin = true;
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 	pthread_mutex_unlock(&a->lock);
 	*result = cJSON_CreateObject();
 	tm_json_uuid(*result, "machine", id.machine);
@@ -183,7 +183,7 @@ static int set_paused(struct agent *a, bool paused, struct tm_err *err)
 		return ret;
 	pthread_mutex_lock(&a->lock);
 	a->paused = paused;
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 	pthread_mutex_unlock(&a->lock);
 	return 0;
 }
@@ -387,7 +387,7 @@ static int do_leave(
 	}
 	a->enrolled = false;
 	a->rejoin = true;
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 	pthread_mutex_unlock(&a->lock);
 	if (enroll_forget(a->state.dir, err) || state_forget(&a->state, err))
 		return -err->code;

@@ -108,7 +108,7 @@ static void member_leave(struct agent *a, struct member *m)
 	}
 	tm_log(TM_LOG_NOTICE, "%s is not protected any more", m->info.path);
 	unlink_member(a, m);
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 }
 
 static void member_join(struct agent *a, struct member *m)
@@ -205,7 +205,7 @@ static void *job_thread(void *arg)
 	m->result.code = -ret;
 	m->made = ret ? 0 : piece;
 	m->finished = true;
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 	return NULL;
 }
 

@@ -31,10 +31,16 @@ void agent_error(struct agent *a, const char *fmt, ...)
 	a->error_time = tm_real_ns();
 }
 
+void agent_wake(struct agent *a)
+{
+	a->changes++;
+	pthread_cond_broadcast(&a->changed);
+}
+
 void agent_kick(struct agent *a)
 {
 	LOCK_SCOPE(&a->lock);
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 }
 
 int agent_turn(struct agent *a, struct tm_err *err)
@@ -113,7 +119,7 @@ static int connect_session(struct agent *a, uint16_t *refusal, struct tm_err *er
 /* One turn of the session's life. Caller holds the lock. */
 static void turn(struct agent *a)
 {
-	uint64_t now = tm_mono_ns(), until = UINT64_MAX, more = UINT64_MAX;
+	uint64_t now = tm_mono_ns(), until = UINT64_MAX, more = UINT64_MAX, seen = a->changes;
 
 	jobs_reap(a);
 	members_update(a, now, &until);
@@ -124,7 +130,7 @@ static void turn(struct agent *a)
 	jobs_start(a, now);
 	if (round_complete(a))
 		round_end(a);
-	else
+	else if (a->changes == seen) /* the lock was dropped meanwhile */
 		wait_change(a, until);
 }
 
@@ -234,7 +240,7 @@ void machine_stop(struct agent *a)
 {
 	pthread_mutex_lock(&a->lock);
 	a->stop = true;
-	pthread_cond_broadcast(&a->changed);
+	agent_wake(a);
 	pthread_mutex_unlock(&a->lock);
 	pthread_join(a->thread, NULL);
 }
