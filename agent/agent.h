@@ -43,7 +43,8 @@ struct request {
 	char label[TM_LABEL_MAX + 1];
 	uint8_t disk[TM_UUID]; /* VERIFY, RESYNC; zero = all */
 	uint64_t command;      /* of the server, to be answered and freed; 0 = somebody waits */
-	bool taken;            /* by a round that is under way */
+	bool taken;
+	const void *by; /* POINT: the point that will answer it */
 	bool done;
 	bool dropped;      /* who waited has gone: free it when done */
 	struct tm_err err; /* code 0: done well */
@@ -52,17 +53,13 @@ struct request {
 	char text[TM_TEXT_MAX + 1];
 };
 
+/* The scan tracker's. */
 struct round {
 	bool active;
-	uint64_t began;    /* monotonic ns */
-	uint64_t realtime; /* of its begin, shown */
-	uint64_t boottime;
-	uint8_t kind; /* what it will be, enum tm_point_kind */
-	char reason[TM_TEXT_MAX + 1];
 	bool want_freeze;
+	struct point *point;
 	struct freeze *freeze;
 	struct quiet *quiet;  /* watches that nothing is mounted meanwhile */
-	uint64_t freeze_ns;   /* how long it was frozen */
 	struct tm_err failed; /* code not 0: a pass failed */
 };
 
@@ -88,6 +85,8 @@ struct agent {
 	struct member *members;
 	unsigned running; /* members' threads */
 	struct request *requests;
+	const struct tracker *tracker;
+	struct kmod *kmod; /* the kernel tracker's; the machine's thread */
 	struct round round;
 	uint64_t round_due;          /* monotonic ns of the next automatic point */
 	bool urgent_round;           /* a piece is ready: commit it soon */

@@ -154,5 +154,5 @@ static void ended(void *ctx)
 
 struct session_owner command_owner(struct agent *a)
 {
-	return (struct session_owner){a, beat, beat_ok, command, ended};
+	return (struct session_owner){a, beat, beat_ok, command, ended, ended};
 }

@@ -142,7 +142,11 @@ static int do_protect(
 		if (!cJSON_IsString(item) || protect_one(call, a, item->valuestring, tracker, err))
 			return err->code ? -err->code
 					 : tm_fail(err, EINVAL, "disks: not a list of names");
-	agent_kick(a);
+	pthread_mutex_lock(&a->lock);
+	if (tracker != (a->tracker == &tracker_kmod ? TM_TRACKER_KMOD : TM_TRACKER_SCAN))
+		a->rejoin = true; /* the first disk decides on the tracker */
+	agent_wake(a);
+	pthread_mutex_unlock(&a->lock);
 	return 0;
 }
 

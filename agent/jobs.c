@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "agent/round.h"
+#include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -97,6 +98,7 @@ static void member_leave(struct agent *a, struct member *m)
 	pthread_mutex_unlock(&a->lock);
 	ret = close_at_server(a, m, &err);
 	if (!ret) {
+		a->tracker->detach(m);
 		LOCK_SCOPE(&a->state.lock);
 		ret = state_remove(&a->state, m->uuid, &err);
 	}
@@ -123,6 +125,8 @@ static void member_join(struct agent *a, struct member *m)
 		m->fd = -1;
 		ret = member_open(m, &err);
 	}
+	if (!ret)
+		ret = a->tracker->attach(m, &err);
 	if (!ret)
 		ret = member_announce(m, &err);
 	pthread_mutex_lock(&a->lock);

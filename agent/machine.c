@@ -11,7 +11,7 @@
 #include "agent/agent.h"
 #include "agent/command.h"
 #include "agent/jobs.h"
-#include "agent/round.h"
+#include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -102,7 +102,7 @@ static int connect_session(struct agent *a, uint16_t *refusal, struct tm_err *er
 		pthread_mutex_lock(&a->lock);
 		a->session = s;
 		pthread_mutex_unlock(&a->lock);
-		ret = round_head_unlocked(a, session_welcome(s), err);
+		ret = a->tracker->head(a, session_welcome(s), err);
 		if (!ret) {
 			struct ship *ship = NULL;
 
@@ -119,18 +119,14 @@ static int connect_session(struct agent *a, uint16_t *refusal, struct tm_err *er
 /* One turn of the session's life. Caller holds the lock. */
 static void turn(struct agent *a)
 {
-	uint64_t now = tm_mono_ns(), until = UINT64_MAX, more = UINT64_MAX, seen = a->changes;
+	uint64_t now = tm_mono_ns(), until = UINT64_MAX, seen = a->changes;
 
 	jobs_reap(a);
 	members_update(a, now, &until);
 	jobs_requests(a);
-	if (round_wanted(a, now, &more))
-		round_begin(a);
-	until = more < until ? more : until;
+	a->tracker->step(a, now, &until);
 	jobs_start(a, now);
-	if (round_complete(a))
-		round_end(a);
-	else if (a->changes == seen) /* the lock was dropped meanwhile */
+	if (!a->tracker->finish(a) && a->changes == seen) /* the lock was dropped meanwhile */
 		wait_change(a, until);
 }
 
@@ -161,7 +157,7 @@ static void end_session(struct agent *a, const struct tm_err *why)
 		ship_stop(ship);
 	jobs_join(a);
 	pthread_mutex_lock(&a->lock);
-	round_cancel(a);
+	a->tracker->cancel(a);
 	if (ship) {
 		ship_stats(ship, &st, &links);
 		a->wire_past += st.sent + st.received;
@@ -191,6 +187,17 @@ static void back_off(struct agent *a, unsigned *tries, uint16_t refusal)
 		wait_change(a, until);
 }
 
+/* That of the disks; protecting the first disk begins a new session. */
+static void choose_tracker(struct agent *a)
+{
+	LOCK_SCOPE(&a->state.lock);
+
+	a->tracker = &tracker_scan;
+	for (size_t i = 0; i < a->state.ndisks; i++)
+		if (!a->state.disks[i].leaving && a->state.disks[i].tracker == TM_TRACKER_KMOD)
+			a->tracker = &tracker_kmod;
+}
+
 static void *run(void *arg)
 {
 	struct agent *a = arg;
@@ -208,6 +215,7 @@ static void *run(void *arg)
 			continue;
 		}
 		pthread_mutex_unlock(&a->lock);
+		choose_tracker(a);
 		if (connect_session(a, &refusal, &why) == 0)
 			run_session(a, &why, &refusal);
 		if (a->session && !refusal)

@@ -227,6 +227,7 @@ static int handle(struct session *s, const struct tm_frame *h, void *body, struc
 		if (tm_parse_error(body, h->length, &error, err))
 			return -err->code;
 		refused(s, &error);
+		s->owner.answered(s->owner.ctx);
 		return 0;
 	case TM_MSG_HEARTBEAT_OK:
 		if (tm_parse_heartbeat_ok(body, h->length, &ok, err))
@@ -239,7 +240,11 @@ static int handle(struct session *s, const struct tm_frame *h, void *body, struc
 		s->owner.command(s->owner.ctx, &command);
 		return 0;
 	default:
-		return answered(s, h, tm_take(own), err);
+		if (answered(s, h, tm_take(own), err))
+			return -err->code;
+		if (h->type == TM_MSG_EPOCH_DONE)
+			s->owner.answered(s->owner.ctx);
+		return 0;
 	}
 }
 

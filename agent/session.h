@@ -23,7 +23,8 @@ struct session_owner {
 		char error[TM_TEXT_MAX + 1]);
 	void (*beat_ok)(void *ctx, const struct tm_msg_heartbeat_ok *m);
 	void (*command)(void *ctx, const struct tm_in_command *c);
-	void (*ended)(void *ctx); /* once */
+	void (*answered)(void *ctx); /* a commit has its answer */
+	void (*ended)(void *ctx);    /* once */
 };
 
 /* A request under way. */

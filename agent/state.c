@@ -31,6 +31,7 @@ static cJSON *disk_to_json(const struct state_disk *d)
 
 	tm_json_uuid(o, "uuid", d->uuid);
 	tm_json_uuid(o, "tracking", d->tracking);
+	tm_json_uuid(o, "kernel", d->kernel);
 	cJSON_AddStringToObject(o, "path", d->path);
 	cJSON_AddStringToObject(o, "tracker", d->tracker == TM_TRACKER_KMOD ? "kmod" : "scan");
 	cJSON_AddStringToObject(o, "serial", d->ident.serial);
@@ -109,6 +110,7 @@ static int disk_from_json(const cJSON *o, struct state_disk *d, struct tm_err *e
 
 	memset(d, 0, sizeof(*d));
 	if (get_uuid(o, "uuid", d->uuid, err) || get_uuid(o, "tracking", d->tracking, err) ||
+		get_uuid(o, "kernel", d->kernel, err) ||
 		get_text(o, "path", d->path, sizeof(d->path), err) ||
 		get_text(o, "serial", d->ident.serial, sizeof(d->ident.serial), err) ||
 		get_text(o, "table", d->ident.table, sizeof(d->ident.table), err) ||

@@ -21,8 +21,9 @@ struct state_disk {
 	uint8_t tracking[TM_UUID]; /* under which the server knows it */
 	char path[80];             /* where it was last */
 	struct disk_ident ident;
-	uint8_t tracker; /* enum tm_tracker */
-	bool leaving;    /* unprotected; the server has to be told yet */
+	uint8_t kernel[TM_UUID]; /* the module's tracking UUID that this one goes with */
+	uint8_t tracker;         /* enum tm_tracker */
+	bool leaving;            /* unprotected; the server has to be told yet */
 	char doubt
 		[160]; /* not empty: why it must be compared with the server before the next point */
 };

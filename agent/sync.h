@@ -47,7 +47,10 @@ struct member {
 	struct tm_extents have; /* INITIAL: durable already */
 	enum member_job job;
 	bool running, finished;
-	uint64_t retry; /* monotonic ns: not before */
+	uint64_t retry;  /* monotonic ns: not before */
+	uint32_t frames; /* of the epoch that is being made; the machine's thread */
+	uint64_t digest;
+	uint32_t kdisk; /* the module's number of it; 0 = not attached */
 	uint64_t piece; /* complete attempt waiting for the next epoch; 0 = none */
 	uint64_t
 		made; /* by the job that has just finished; becomes `piece` in the machine's thread */

@@ -1,24 +1,320 @@
 // SPDX-License-Identifier: Apache-2.0
+/* The kernel module as tracker: continuous epochs, doubts, and where the server is. */
 #include <errno.h>
-#include <fcntl.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "agent/epoch.h"
 #include "agent/tracker.h"
 #include "common/cleanup.h"
-#include "common/tidemark_abi.h"
+#include "common/clock.h"
+#include "common/log.h"
+#include "common/uuid.h"
 
-int tracker_kmod_available(struct tm_err *err)
+#define NOTE_NS \
+	(60 * TM_SEC) /* the newest point is written down so often, no more: the state may lie on a tracked disk */
+
+static int get_kmod(struct agent *a, struct tm_err *err)
 {
-	CLEANUP_CLOSE int fd = open(TMK_DEVICE, O_RDWR | O_CLOEXEC);
-	struct tmk_version v = {0};
+	struct kmod *k = a->kmod;
 
-	if (fd < 0)
-		return tm_fail_errno(err, "%s", TMK_DEVICE);
-	if (ioctl(fd, TMK_VERSION, &v) < 0)
-		return tm_fail_errno(err, "the module does not tell its version");
-	if (v.abi != TMK_ABI_VERSION)
-		return tm_fail(err, EPROTO, "the module speaks version %u, this agent %u", v.abi,
-			TMK_ABI_VERSION);
+	if (k)
+		return 0;
+	k = calloc(1, sizeof(*k));
+	if (!k)
+		return tm_fail(err, ENOMEM, "no memory");
+	if (kmod_open(&k->fd, err)) {
+		free(k);
+		return -err->code;
+	}
+	pthread_mutex_lock(&a->lock);
+	a->kmod = k;
+	pthread_mutex_unlock(&a->lock);
 	return 0;
 }
+
+/* The server has committed epoch `last` of ids: the older ones that live went with it, in order. */
+static int catch_up_with(
+	struct kmod *k, const struct tmk_head *head, unsigned last, struct tm_err *err)
+{
+	struct tm_err ignored;
+
+	for (unsigned i = 0; i < last; i++)
+		(void)kmod_commit_alive(k->fd, &head->ids[i], &ignored);
+	return kmod_commit(k->fd, &head->ids[last], err);
+}
+
+static bool never_acked(const struct tmk_head *head)
+{
+	static const struct tmk_id none;
+
+	return memcmp(&head->acked, &none, sizeof(none)) == 0;
+}
+
+static int doubt_line(struct agent *a, const struct tmk_head *head, const struct tm_msg_welcome *w,
+	struct tm_err *err)
+{
+	bool gone;
+
+	pthread_mutex_lock(&a->state.lock);
+	gone = a->state.point > w->head_attempt;
+	pthread_mutex_unlock(&a->state.lock);
+	if (gone || !never_acked(head))
+		alarm_gone(a, w);
+	memset(&a->head, 0, sizeof(a->head));
+	return new_line(a,
+		never_acked(head) ? "the kernel module does not know the server's newest epoch"
+				  : "the server's newest epoch is not ours",
+		err);
+}
+
+static int kmod_tracker_head(struct agent *a, const struct tm_msg_welcome *w, struct tm_err *err)
+{
+	struct tmk_head head;
+	struct kmod *k;
+	unsigned at = 0;
+	int ret;
+
+	if (get_kmod(a, err))
+		return -err->code;
+	k = a->kmod;
+	if (kmod_head(k->fd, &head, err))
+		return -err->code;
+	a->head = w->head;
+	while (at < head.nids && !kmod_is(&head.ids[at], &w->head))
+		at++;
+	if (kmod_is(&head.acked, &w->head)) /* also: nothing on both sides */
+		ret = 0;
+	else if (at < head.nids)
+		ret = catch_up_with(k, &head, at, err);
+	else
+		ret = doubt_line(a, &head, w, err);
+	kmod_abort(k->fd);
+	k->tail = a->head;
+	k->next_cut = 0;
+	k->breaks = 0;
+	return ret;
+}
+
+static const char *doubt_text(uint32_t doubt)
+{
+	return doubt & TMK_DOUBT_ERROR     ? "an error inside the kernel module"
+	       : doubt & TMK_DOUBT_LOST    ? "a write could not be recorded"
+	       : doubt & TMK_DOUBT_SHRUNK  ? "the disk shrank"
+	       : doubt & TMK_DOUBT_RESUMED ? "the machine came back from hibernation"
+					   : "tracking began anew";
+}
+
+/* Durable before the module forgets its doubt: from here on the server holds it, by the tracking UUID. */
+static int note_doubt(struct member *m, const struct tmk_info *info, struct tm_err *err)
+{
+	struct state *st = &m->agent->state;
+	struct state_disk *d;
+	LOCK_SCOPE(&st->lock);
+
+	d = state_find(st, m->uuid);
+	if (!d)
+		return tm_fail(err, ENOENT, "not protected any more");
+	if (info->doubt || !tm_uuid_equal(d->kernel, info->tracking)) {
+		memcpy(d->kernel, info->tracking, TM_UUID);
+		tm_uuid_new(d->tracking);
+		snprintf(d->doubt, sizeof(d->doubt), "%s", doubt_text(info->doubt));
+		if (state_save(st, err))
+			return -err->code;
+	}
+	memcpy(m->tracking, d->tracking, TM_UUID);
+	return 0;
+}
+
+static int kmod_tracker_attach(struct member *m, struct tm_err *err)
+{
+	struct kmod *k = m->agent->kmod;
+	struct tmk_info info;
+
+	if (m->tracker != TM_TRACKER_KMOD || kmod_attach(k->fd, &m->info, &m->kdisk, err))
+		return m->tracker == TM_TRACKER_KMOD ? -err->code : 0;
+	if (kmod_info(k->fd, m->kdisk, &info, err) || note_doubt(m, &info, err))
+		return -err->code;
+	return info.doubt ? kmod_trust(k->fd, m->kdisk, info.doubt, err) : 0;
+}
+
+static void kmod_tracker_detach(struct member *m)
+{
+	struct kmod *k = m->agent->kmod;
+
+	if (k && m->kdisk)
+		kmod_detach(k->fd, m->kdisk);
+	m->kdisk = 0;
+}
+
+/* Dirty blocks of all disks; a disk in doubt or gone is opened anew, which finds out. Lock held. */
+static uint64_t look(struct agent *a, struct kmod *k)
+{
+	struct tmk_info info;
+	struct tm_err err;
+	uint64_t dirty = 0;
+
+	for (struct member *m = a->members; m; m = m->next) {
+		if (!m->kdisk || kmod_info(k->fd, m->kdisk, &info, &err))
+			continue;
+		m->backlog = (info.dirty + info.undrained) * TM_BLOCK;
+		dirty += info.dirty;
+		if ((info.doubt || info.gone) && m->handle && !m->running) {
+			tm_log(TM_LOG_WARNING, "%s: %s", m->info.path,
+				info.gone ? "the disk is gone" : doubt_text(info.doubt));
+			m->handle = 0;
+			m->piece = 0;
+			if (info.gone)
+				m->kdisk = 0;
+			agent_wake(a);
+		}
+	}
+	return dirty;
+}
+
+static bool asked(const struct agent *a)
+{
+	for (struct request *rq = a->requests; rq; rq = rq->next)
+		if (rq->kind == REQUEST_POINT && !rq->done && !rq->taken)
+			return true;
+	return false;
+}
+
+static bool any_part(const struct agent *a)
+{
+	for (struct member *m = a->members; m; m = m->next)
+		if (m->kdisk && m->handle && (m->piece || member_joined(m)))
+			return true;
+	return false;
+}
+
+static void made(struct agent *a, struct kmod *k, int ret, const struct tm_err *err)
+{
+	uint64_t interval = session_welcome(a->session)->interval_ms * TM_MS;
+	uint64_t now = tm_mono_ns();
+
+	k->next_cut = now + (interval ? interval : TM_SEC);
+	if (!ret) {
+		k->breaks = 0;
+		return;
+	}
+	if (ret == -ESTALE) {
+		struct tmk_head head;
+		struct tm_err ignored;
+
+		k->breaks++;
+		k->broken++;
+		(void)kmod_head(k->fd, &head, &ignored); /* quiets poll() */
+		k->next_cut = now;
+	}
+	if (!session_ended(a->session, NULL, NULL))
+		agent_error(a, "epoch not shipped, its blocks go with the next one: %s", err->msg);
+	if (ret != -ESTALE)
+		k->next_cut = now + TM_SEC;
+}
+
+static void kmod_tracker_step(struct agent *a, uint64_t now, uint64_t *until)
+{
+	struct kmod *k = a->kmod;
+	struct tm_err err = {0};
+	uint64_t dirty, poll = now + 200 * TM_MS;
+	int ret;
+
+	dirty = look(a, k);
+	*until = poll < *until ? poll : *until;
+	if (a->paused || k->nqueue == TMK_MAX_UNACKED || !any_part(a) || !line_ready(a))
+		return;
+	if (!asked(a) && !a->urgent_round && (!dirty || now < k->next_cut))
+		return;
+	if (k->breaks && now < k->next_cut)
+		return;
+	pthread_mutex_unlock(&a->lock);
+	ret = epoch_make(a, k, &err);
+	pthread_mutex_lock(&a->lock);
+	made(a, k, ret, &err);
+	agent_wake(a);
+}
+
+static void note_point(struct agent *a, struct kmod *k)
+{
+	struct tm_err err;
+
+	if (k->noted && tm_mono_ns() - k->noted < NOTE_NS)
+		return;
+	k->noted = tm_mono_ns();
+	LOCK_SCOPE(&a->state.lock);
+	if (state_save(&a->state, &err))
+		tm_log(TM_LOG_WARNING, "%s", err.msg);
+}
+
+static void take_out(struct kmod *k)
+{
+	memmove(&k->queue[0], &k->queue[1], (k->nqueue - 1) * sizeof(k->queue[0]));
+	k->nqueue--;
+}
+
+/* The oldest epoch has its answer. */
+static void answered(struct agent *a, struct kmod *k)
+{
+	struct queued q = k->queue[0];
+	struct tm_err err = {0};
+	int ret;
+
+	take_out(k);
+	pthread_mutex_unlock(&a->lock);
+	ret = point_wait(a, q.point, &err);
+	if (!ret)
+		ret = kmod_commit(k->fd, &q.id, &err);
+	else
+		kmod_abort(k->fd);
+	pthread_mutex_lock(&a->lock);
+	if (!ret) {
+		a->head = q.point->c.id;
+		point_done(a, q.point);
+		note_point(a, k);
+	} else {
+		/* Those behind it are refused too, for want of their parent. */
+		point_failed(a, q.point, &err);
+		if (!k->nqueue)
+			k->tail = a->head;
+		k->next_cut = tm_mono_ns() + TM_SEC;
+	}
+	free(q.point);
+}
+
+static bool kmod_tracker_finish(struct agent *a)
+{
+	struct kmod *k = a->kmod;
+
+	if (!k->nqueue || !point_answered(a, k->queue[0].point))
+		return false;
+	answered(a, k);
+	return true;
+}
+
+static void kmod_tracker_cancel(struct agent *a)
+{
+	struct kmod *k = a->kmod;
+	struct tm_err ignored;
+
+	if (!k)
+		return;
+	while (k->nqueue) {
+		struct point *p = k->queue[0].point;
+
+		take_out(k);
+		(void)point_wait(a, p, &ignored); /* the session has ended: it returns at once */
+		point_put_back(a, p);
+		free(p);
+	}
+	/* What was cut stays in the module until the next session has seen how far the server came. */
+}
+
+const struct tracker tracker_kmod = {.name = "kmod",
+	.head = kmod_tracker_head,
+	.attach = kmod_tracker_attach,
+	.detach = kmod_tracker_detach,
+	.step = kmod_tracker_step,
+	.finish = kmod_tracker_finish,
+	.cancel = kmod_tracker_cancel};

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/epoch.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/freeze.h"
+#include "common/cleanup.h"
+#include "common/clock.h"
+#include "common/log.h"
+
+#define SETTLE_NS \
+	(30 * TM_SEC) /* a device that takes longer breaks the epoch by the module's own deadline anyway */
+#define EXTENTS    512u
+#define GAP_BLOCKS 8u /* clean blocks between dirty ones that are cheaper read than skipped */
+#define TOGETHER   8u /* disks whose frames are filled side by side */
+
+/* What one disk sends of the epoch. */
+struct source {
+	struct member *member;
+	struct stream stream;
+	const struct tmk_id *id;
+	int fd;
+	struct job *job; /* being filled with extents */
+	uint32_t jobs;
+};
+
+static int drain_job(void *ctx, struct job *job)
+{
+	struct source *s = ctx;
+
+	return kmod_drain(s->fd, s->id, s->member->kdisk, false, job);
+}
+
+static void submit(struct source *s)
+{
+	if (s->job)
+		stream_submit(&s->stream, s->job);
+	s->job = NULL;
+}
+
+/* Adds a run of at most JOB_BLOCKS to the job that is being filled, or begins another. */
+static int add_run(struct source *s, uint64_t start, uint32_t count, struct tm_err *err)
+{
+	struct job *job = s->job;
+
+	if (job) {
+		uint64_t end = job->block + job->blocks;
+
+		if (start - end <= GAP_BLOCKS && start + count - job->block <= JOB_BLOCKS &&
+			job->nextents < JOB_EXTENTS) {
+			job->extent[job->nextents++] = (struct job_extent){
+				(uint16_t)(start - job->block), (uint16_t)count};
+			job->blocks = (uint32_t)(start + count - job->block);
+			return 0;
+		}
+		submit(s);
+	}
+	if (stream_wait_turn(&s->stream, err))
+		return -err->code;
+	s->job = job_get(s->stream.pipeline, 1);
+	job_prepare(s->job, s->member->fd, start, count, s->stream.disk_size);
+	return 0;
+}
+
+/* The length to read is known when the job is full. */
+static void set_length(struct job *job, uint64_t size)
+{
+	uint64_t from = job->block * TM_BLOCK, len = (uint64_t)job->blocks * TM_BLOCK;
+
+	job->req.len = (uint32_t)(from >= size ? 0 : len < size - from ? len : size - from);
+}
+
+static int add_extent(struct source *s, const struct tmk_extent *e, struct tm_err *err)
+{
+	uint64_t start = e->start, left = e->count;
+
+	while (left) {
+		uint32_t n = left < JOB_BLOCKS ? (uint32_t)left : JOB_BLOCKS;
+
+		if (add_run(s, start, n, err))
+			return -err->code;
+		set_length(s->job, s->stream.disk_size);
+		start += n;
+		left -= n;
+	}
+	return 0;
+}
+
+static int read_dirty(struct source *s, struct tm_err *err)
+{
+	struct tmk_extent ext[EXTENTS];
+	uint64_t cursor = 0;
+	bool done = false;
+	uint32_t n;
+	int ret = 0;
+
+	while (!ret && !done) {
+		ret = kmod_ranges(
+			s->fd, s->id, s->member->kdisk, &cursor, ext, EXTENTS, &n, &done, err);
+		for (uint32_t i = 0; !ret && i < n; i++)
+			ret = add_extent(s, &ext[i], err);
+	}
+	if (ret && s->job)
+		job_put(tm_take(s->job));
+	submit(s);
+	return ret;
+}
+
+static void source_begin(struct source *s, struct agent *a, struct kmod *k, struct member *m,
+	const struct tmk_id *id, uint64_t attempt)
+{
+	memset(s, 0, sizeof(*s));
+	stream_init(&s->stream, a->pipeline, ship_push, a->ship);
+	s->member = m;
+	s->id = id;
+	s->fd = k->fd;
+	s->stream.urgent = true;
+	s->stream.attempt = attempt;
+	s->stream.handle = m->handle;
+	s->stream.disk_size = m->info.ident.size;
+	s->stream.drain = drain_job;
+	s->stream.drain_ctx = s;
+}
+
+static int source_end(struct source *s, int failed, struct tm_err *err)
+{
+	struct member *m = s->member;
+	struct agent *a = m->agent;
+	int ret;
+
+	if (failed)
+		stream_fail(&s->stream, failed, err->msg);
+	ret = stream_flush(&s->stream, err);
+	m->frames = s->stream.frames;
+	m->digest = s->stream.digest;
+	pthread_mutex_lock(&a->lock);
+	m->sent_total += s->stream.sent_bytes;
+	if (s->stream.bad_blocks) {
+		m->bad = s->stream.bad_blocks;
+		agent_error(a, "%s: %llu unreadable blocks; they are marked as bad in the points",
+			m->info.path, (unsigned long long)m->bad);
+	}
+	pthread_mutex_unlock(&a->lock);
+	stream_exit(&s->stream);
+	return ret;
+}
+
+static bool takes_part(const struct member *m)
+{
+	return m->kdisk && m->handle;
+}
+
+/* The next disks' blocks, a few disks at a time; *at goes on. Members come and go in this thread only. */
+static int ship_some(struct agent *a, struct kmod *k, struct member **at, const struct tmk_id *id,
+	uint64_t attempt, struct tm_err *err)
+{
+	struct source *list = calloc(TOGETHER, sizeof(*list));
+	struct tm_err first = {0}, e;
+	unsigned n = 0;
+	int ret = 0;
+
+	if (!list)
+		return tm_fail(err, ENOMEM, "no memory for an epoch");
+	for (; *at && n < TOGETHER; *at = (*at)->next) {
+		if (!takes_part(*at))
+			continue;
+		source_begin(&list[n], a, k, *at, id, attempt);
+		if (!ret)
+			ret = read_dirty(&list[n], &first);
+		n++;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		e = first;
+		if (source_end(&list[i], ret, &e) && !ret) {
+			ret = -e.code;
+			first = e;
+		}
+	}
+	free(list);
+	if (ret)
+		*err = first;
+	return ret;
+}
+
+static int settle(struct agent *a, struct kmod *k, struct tm_err *err)
+{
+	uint64_t end = tm_mono_ns() + SETTLE_NS;
+	int ret;
+
+	while ((ret = kmod_settle(k->fd, 500, err)) == -EAGAIN) {
+		if (session_ended(a->session, err, NULL))
+			return -err->code;
+		if (tm_mono_ns() > end)
+			return tm_fail(err, ETIMEDOUT,
+				"writes of the epoch do not complete: is a disk hanging?");
+	}
+	return ret;
+}
+
+/* Freezes for the cut only; the applications' part is done by the scripts. */
+static int cut_frozen(struct agent *a, struct kmod *k, struct point *p, bool freeze,
+	struct tmk_cut *cut, struct tm_err *err)
+{
+	const char *names[TM_DISKS_MAX];
+	struct freeze *f = NULL;
+	uint64_t began = tm_mono_ns();
+	struct tm_err why;
+	size_t n = 0;
+	int ret;
+
+	for (struct member *m = a->members; freeze && m; m = m->next)
+		if (takes_part(m))
+			names[n++] = m->info.name;
+	if (freeze && freeze_begin(names, n, a->conf.freeze_limit, &f, &why)) {
+		snprintf(p->reason, sizeof(p->reason), "crash-consistent only: %.400s", why.msg);
+		p->c.kind = TM_POINT_CRASH;
+	}
+	ret = kmod_cut(k->fd, false, cut, err);
+	if (!f)
+		return ret;
+	if (freeze_end(f, &why)) {
+		snprintf(p->reason, sizeof(p->reason), "crash-consistent only: %.400s", why.msg);
+		p->c.kind = TM_POINT_CRASH;
+	} else {
+		p->freeze_ns = tm_mono_ns() - began;
+	}
+	return ret;
+}
+
+static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, struct tmk_cut *cut,
+	struct tm_err *err)
+{
+	struct member *m;
+
+	if (cut_frozen(a, k, p, freeze, cut, err))
+		return -err->code;
+	k->cut_hold_ns = cut->hold_ns;
+	k->epoch_blocks = cut->blocks;
+	kmod_id(&cut->id, &p->c.id);
+	p->c.parent = k->tail;
+	p->c.cut_realtime_ns = cut->realtime_ns;
+	p->boottime = cut->boottime_ns;
+	if (point_open(a, p, err) || settle(a, k, err))
+		return -err->code;
+	for (m = a->members; m;)
+		if (ship_some(a, k, &m, &cut->id, p->c.attempt, err))
+			return -err->code;
+	pthread_mutex_lock(&a->lock);
+	point_list(a, p);
+	pthread_mutex_unlock(&a->lock);
+	return point_send(a, p, err);
+}
+
+int epoch_make(struct agent *a, struct kmod *k, struct tm_err *err)
+{
+	struct point *p = point_new();
+	struct tmk_cut cut = {0};
+	bool freeze;
+	int ret;
+
+	pthread_mutex_lock(&a->lock);
+	p->c.kind = TM_POINT_CRASH;
+	freeze = point_take_requests(a, p);
+	a->urgent_round = false;
+	pthread_mutex_unlock(&a->lock);
+	ret = make(a, k, p, freeze, &cut, err);
+	if (!ret) {
+		k->tail = p->c.id;
+		k->queue[k->nqueue++] = (struct queued){p, cut.id};
+		return 0;
+	}
+	kmod_abort(k->fd);
+	if (p->c.attempt && !session_ended(a->session, NULL, NULL))
+		piece_abort(a, p->c.attempt);
+	pthread_mutex_lock(&a->lock);
+	for (struct member *m = a->members; m; m = m->next)
+		m->frames = 0;
+	if (p->npieces)
+		a->urgent_round = true;
+	point_put_back(a, p);
+	pthread_mutex_unlock(&a->lock);
+	free(p);
+	return ret;
+}
