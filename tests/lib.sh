@@ -103,6 +103,8 @@ agt() { agentctl --socket "$T/$1.sock" "${@:2}"; }
 agent_new() {
 	mkdir -p "$T/$1" && chmod 700 "$T/$1"
 	printf '[agent]\n' >"$T/$1.conf"
+	# Points come when a test asks for them, unless it says otherwise.
+	case "${*:2}" in *interval*) ;; *) echo "interval = 0" >>"$T/$1.conf" ;; esac
 	[ $# -lt 2 ] || printf '%s\n' "${@:2}" >>"$T/$1.conf"
 }
 agent_up() { agt "$1" status --json; }
