@@ -291,6 +291,20 @@ static void publish(struct tm_epoch *e, struct tmk_cut *arg)
 	tm_stats.cut_us[tm_bucket(arg->hold_ns)]++;
 }
 
+/* As a cut does, without an epoch: for saving the maps. Opening is any context's; shutting has no epoch frozen. */
+void tm_gate(bool shut)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&tm_state_lock, flags);
+	WRITE_ONCE(tm_word, shut ? tm_word | TM_CUTTING : tm_word & ~TM_CUTTING);
+	spin_unlock_irqrestore(&tm_state_lock, flags);
+	if (shut)
+		synchronize_rcu_expedited();
+	else
+		tm_kick_all();
+}
+
 static void count_undrained(struct tm_epoch *e, struct tmk_cut *arg)
 {
 	struct tm_disk *d;
@@ -322,6 +336,7 @@ static int may_cut(u32 timeout_ms)
 		return -ENODEV;
 	if (tm_shutting_down())
 		return -ESHUTDOWN;
+	tm_persist_spoil(); /* saved maps hold until something is done */
 	if (frozen && tm_broken())
 		merge_frozen();
 	if (frozen && !is_drained())
@@ -543,6 +558,12 @@ void tm_tracking_new(u8 uuid[16])
 	memset(&acked, 0, sizeof(acked));
 	last_cut = 0;
 	nids = 0;
+}
+
+void tm_tracking_save(u8 uuid[16], struct tmk_id *was_acked)
+{
+	memcpy(uuid, tracking, sizeof(tracking));
+	*was_acked = acked;
 }
 
 int tm_tracking_restore(const u8 uuid[16], const struct tmk_id *was_acked)

@@ -299,6 +299,8 @@ void tm_disk_work(struct work_struct *work)
 
 	if (tm_settled(d))
 		wake_up_all(&tm_wait);
+	if (READ_ONCE(d->nheld))
+		tm_persist_spoil();
 	do {
 		work_ready(d);
 		work_bare(d);

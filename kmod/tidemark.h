@@ -212,6 +212,8 @@ bool tm_frozen_preserved(void);
 bool tm_frozen_settled(void);
 u64 tm_events(void);
 void tm_tracking_new(u8 uuid[16]);
+void tm_gate(bool shut); /* holds all writes; returns when no hook lets one pass any more */
+void tm_tracking_save(u8 tracking[16], struct tmk_id *acked);
 int tm_tracking_restore(const u8 tracking[16], const struct tmk_id *acked);
 void tm_epoch_exit(void);
 
@@ -238,6 +240,7 @@ int tm_drain(struct tmk_drain *arg);
 int tm_persist(struct tmk_persist *arg);
 int tm_restore(struct tmk_restore *arg);
 void tm_persist_forget(struct tm_disk *d);
+void tm_persist_spoil(void); /* from the worker; not under tm_mutex there */
 bool tm_shutting_down(void);
 int tm_persist_init(void);
 void tm_persist_exit(void);

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The saved maps as they lie on a disk: a header of TM_SAVE_HEADER bytes, then the dirty runs of all disks as struct
+ * tmk_extent. Native byte order: they are read where they were written.
+ *
+ * They hold if the header says clean, all sums are right, and the fingerprint (samples of the disk's ends and of what was
+ * written last) is that of the disk now, before anything was written to it. User space overwrites the first block with
+ * zeroes and flushes, before it restores: a map is used once.
+ */
+#ifndef TM_SAVE_H
+#define TM_SAVE_H
+
+#include "tidemark.h"
+
+#define TM_SAVE_MAGIC   0x70616d656469740aULL
+#define TM_SAVE_VERSION 1
+#define TM_SAVE_CLEAN   1
+#define TM_SAVE_HEADER  8192
+#define TM_SAMPLE_ENDS  64  /* blocks at either end */
+#define TM_SAMPLE_DIRTY 512 /* of the dirty ones, evenly */
+
+struct tm_save_disk {
+	u8 tracking[16];
+	u64 sectors, fingerprint;
+	u64 first_run, runs;
+	u32 doubt, reserved;
+	u64 activity[2]; /* place and size of an activity log, when there is one */
+};
+
+struct tm_save {
+	u64 magic;
+	u32 version, state;
+	u64 generation;
+	u64 data_bytes;
+	u32 data_sum;
+	u32 disks;
+	u8 tracking[16];
+	struct tmk_id acked;
+	u64 reserved[16];
+	u32 pad, sum; /* of the header with sum = 0 */
+	struct tm_save_disk disk[TMK_MAX_DISKS];
+};
+
+int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, u64 *print);
+
+#endif
