@@ -3,3 +3,8 @@
 $(B)/tests/store/powercut: $(B)/tests/store/powercut-main.o $(B)/tests/store/powercut-cut.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs fuse3)
 $(B)/tests/store/powercut-main.o: PKG_CFLAGS += $(shell pkg-config --cflags fuse3)
+
+# Hours: fifteen days at one point every five seconds, on a real disk.
+soak: deps
+	$(MAKE) helpers
+	EPOCHS=259200 timeout 8h tests/store/test-retention
