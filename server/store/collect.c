@@ -55,6 +55,8 @@ int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
 		       (!machine || !memcmp(st->disks[i]->machine, machine, TM_UUID));
 		pthread_rwlock_unlock(&st->lock);
 		if (mine)
+			ret = squash_disk(st, i, err);
+		if (mine && !ret)
 			ret = compact_disk(st, i, err);
 	}
 	atomic_store(&st->compacting, 0);

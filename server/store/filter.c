@@ -17,8 +17,7 @@ struct filter {
 	int any;
 };
 
-/* Is there a kept point or a view in [from, to)? st->lock held. */
-static int needed(struct store *st, const struct machine *m, uint64_t from, uint64_t to)
+int points_need(struct store *st, const struct machine *m, uint64_t from, uint64_t to)
 {
 	if (to == NEVER || machine_point_from(m, from) < to)
 		return 1;
@@ -50,7 +49,7 @@ static int judge(struct filter *f, const char *key, const struct loc *l)
 		at = v->at;
 	}
 	m = st->owner[disk];
-	if (needed(st, m, at, f->superseded)) {
+	if (points_need(st, m, at, f->superseded)) {
 		if (at < f->superseded)
 			f->superseded = at;
 		return 0;

@@ -471,7 +471,12 @@ struct store_view {
 int view_visible(struct store_view *v, const struct vis *vis, size_t n, struct tm_err *err);
 void readers_free(struct store_view *v);
 
+/* squash.c: deletes what no point sees, both families taken together. */
+int squash_disk(struct store *st, uint32_t disk, struct tm_err *err);
+
 /* filter.c */
+/* Is there a kept point or a view in [from, to), or the newest state (to == NEVER)? st->lock held. */
+int points_need(struct store *st, const struct machine *m, uint64_t from, uint64_t to);
 rocksdb_compactionfilterfactory_t *filter_factory(void *st);
 
 #endif

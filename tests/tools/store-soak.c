@@ -264,11 +264,11 @@ int main(int argc, char **argv)
 	used = r.live_bytes + r.dead_bytes;
 	bound = ideal + ideal / 4 + disk.size;
 	failed = used > bound;
-	printf("%s%s: %lu epochs, %zu points, received %llu KiB, written %llu KiB, ideal %llu KiB, used %llu KiB, bound %llu KiB%s\n",
+	printf("%s%s: %lu epochs, %zu points, received %llu KiB, written %llu KiB, ideal %llu KiB, used %llu KiB (%llu dead), bound %llu KiB%s\n",
 		workload, argc > 6 ? argv[6] : "", epochs, npt, (unsigned long long)received >> 10,
 		(unsigned long long)written() >> 10, (unsigned long long)ideal >> 10,
-		(unsigned long long)used >> 10, (unsigned long long)bound >> 10,
-		failed ? ": TOO MUCH" : "");
+		(unsigned long long)used >> 10, (unsigned long long)r.dead_bytes >> 10,
+		(unsigned long long)bound >> 10, failed ? ": TOO MUCH" : "");
 	store_close(st);
 	return failed;
 }
