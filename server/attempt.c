@@ -110,12 +110,17 @@ void attempt_abort(struct machine *m, struct attempt *a)
 	attempt_drop(m, a);
 }
 
-/* The attempt may not be ended by two at a time, nor under a commit. */
+/*
+ * An initial sync is gone on with by whoever has the disk under the same tracking; all else is known to the process that began it
+ * only. What is being ended or committed is left alone.
+ */
 static bool forgotten(const struct attempt *a, const uint8_t *instance, uint64_t since)
 {
-	if (a->session || !attempt_may_end(a) || a->flushing || a->kind != TM_ATTEMPT_EPOCH)
+	if (a->session || !attempt_may_end(a) || a->flushing || a->kind == TM_ATTEMPT_INITIAL)
 		return false;
-	return (instance && !tm_uuid_equal(a->instance, instance)) || a->orphaned < since;
+	if (instance && !tm_uuid_equal(a->instance, instance))
+		return true;
+	return a->kind == TM_ATTEMPT_EPOCH && a->orphaned < since;
 }
 
 void attempts_sweep(struct machine *m, const uint8_t *instance, uint64_t since)

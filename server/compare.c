@@ -192,6 +192,7 @@ static int hash_window(const struct compare_view *v, uint8_t *buf, uint64_t firs
 
 /* What one request works with. */
 struct compare {
+	struct session *s;
 	const struct compare_view *v;
 	uint64_t chunks; /* of the disk */
 	uint8_t *buf;
@@ -206,6 +207,14 @@ static void set_equal(
 		bitmap[i / 8] |= (uint8_t)(1u << (i % 8));
 }
 
+/* A pass over a large disk does not keep the next session waiting. */
+static int goes_on(const struct compare *c, struct tm_err *err)
+{
+	if (__atomic_load_n(&c->s->ending, __ATOMIC_ACQUIRE))
+		return tm_fail(err, ESTALE, "the session has ended");
+	return 0;
+}
+
 static int compare_chunks(
 	struct compare *c, const struct tm_in_compare *in, uint8_t *bitmap, struct tm_err *err)
 {
@@ -213,7 +222,10 @@ static int compare_chunks(
 		int rc;
 
 		n = in->m->n - done < WINDOW ? in->m->n - done : WINDOW;
-		rc = hash_window(c->v, c->buf, in->m->first + done, n, c->hashes, c->ok, err);
+		rc = goes_on(c, err);
+		if (!rc)
+			rc = hash_window(
+				c->v, c->buf, in->m->first + done, n, c->hashes, c->ok, err);
 		if (rc)
 			return rc;
 		for (uint32_t i = 0; i < n; i++)
@@ -231,8 +243,10 @@ static int compare_regions(
 		uint32_t n = rest < TM_REGION_CHUNKS ? (uint32_t)rest : TM_REGION_CHUNKS;
 		struct tm_hash128 h;
 		bool ok = true;
-		int rc = hash_window(c->v, c->buf, first, n, c->hashes, c->ok, err);
+		int rc = goes_on(c, err);
 
+		if (!rc)
+			rc = hash_window(c->v, c->buf, first, n, c->hashes, c->ok, err);
 		if (rc)
 			return rc;
 		for (uint32_t i = 0; i < n; i++)
@@ -245,8 +259,9 @@ static int compare_regions(
 }
 
 static int compare(
-	struct machine *m, const struct tm_in_compare *in, uint8_t *bitmap, struct refusal *r)
+	struct session *s, const struct tm_in_compare *in, uint8_t *bitmap, struct refusal *r)
 {
+	struct machine *m = s->machine;
 	struct compare *c;
 	struct compare_view *v;
 	struct tm_err err;
@@ -262,6 +277,7 @@ static int compare(
 	rc = -ENOMEM;
 	tm_fail(&err, ENOMEM, "out of memory");
 	if (c && c->buf) {
+		c->s = s;
 		c->v = v;
 		c->chunks = (size + TM_CHUNK - 1) / TM_CHUNK;
 		units = in->m->level ? (c->chunks + TM_REGION_CHUNKS - 1) / TM_REGION_CHUNKS
@@ -290,7 +306,7 @@ int compare_serve(
 
 	if (tm_parse_compare(body, len, &in, &err))
 		return refuse(r, TM_E_PROTO, 0, "%s", err.msg);
-	if (compare(s->machine, &in, bitmap, r))
+	if (compare(s, &in, bitmap, r))
 		return -1;
 	msg = (struct tm_msg_compared){
 		.first = in.m->first, .handle = in.m->handle, .n = in.m->n, .level = in.m->level};

@@ -231,6 +231,7 @@ static int load_attempt(void *arg, const struct store_attempt_info *info)
 	if (!a)
 		return -ENOMEM;
 	memcpy(a->tracking, info->tracking, TM_UUID);
+	memcpy(a->instance, m->instance, TM_UUID);
 	a->part = info->parts;
 	a->complete = info->complete;
 	a->orphaned = tm_mono_ns();
@@ -250,6 +251,7 @@ static struct machine *machine_new(struct server *s, const struct catalog_machin
 	memcpy(m->uuid, c->uuid, TM_UUID);
 	tm_uuid_format(m->uuid, m->name);
 	memcpy(m->host, c->host, sizeof(m->host));
+	memcpy(m->instance, c->instance, TM_UUID);
 	m->held = c->held;
 	m->revoked = c->revoked;
 	pthread_mutex_init(&m->save, NULL);

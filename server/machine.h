@@ -71,7 +71,9 @@ struct machine {
 	pthread_cond_t changed; /* session, attempt->busy, attempt->part, commits */
 	char host[TM_NAME_MAX + 1];
 	struct session *session; /* at most one */
-	bool arriving;           /* a HELLO is being decided on */
+	uint8_t instance
+		[TM_UUID]; /* of the agent that had the newest session before the daemon started */
+	bool arriving;     /* a HELLO is being decided on */
 	struct disk **disks;
 	uint32_t ndisks;
 	struct attempt *attempts;    /* newest first */
@@ -132,7 +134,7 @@ void attempt_forget(struct attempt *a); /* the open part's frames */
 void attempt_drop(struct machine *m, struct attempt *a);
 /* The same, and tells the store. The lock is dropped meanwhile. Only if attempt_may_end(). */
 void attempt_abort(struct machine *m, struct attempt *a);
-/* Those of lost sessions that nobody will go on with: other instances' epochs, or all that were lost before `since`. */
+/* Those of lost sessions that nobody will go on with: other instances', and epochs that were lost before `since`. */
 void attempts_sweep(struct machine *m, const uint8_t *instance, uint64_t since);
 
 #endif

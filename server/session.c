@@ -267,7 +267,7 @@ static void session_end(struct session *s)
 	struct machine *m = s->machine;
 
 	pthread_mutex_lock(&m->lock);
-	s->ending = true;
+	__atomic_store_n(&s->ending, true, __ATOMIC_RELEASE);
 	for (unsigned int i = 0; i < SESSION_DATA_MAX; i++)
 		if (s->data[i])
 			tm_conn_cancel(s->data[i]);
@@ -387,18 +387,29 @@ static int first_message(struct server *srv, struct tm_conn *c, int socket, uint
 	return ingest_serve(srv, m, c, hd, r);
 }
 
+/* The store is told at once, so that a lost catalog loses no machine. */
+static void enrolled(struct server *srv, struct tm_conn *c, const uint8_t uuid[TM_UUID])
+{
+	char name[TM_UUID_TEXT];
+	struct machine *m;
+	struct tm_err err;
+
+	tm_log(TM_LOG_NOTICE, "%s machine %s enrolled", tm_conn_name(c),
+		tm_uuid_format(uuid, name));
+	if (machine_get(srv, uuid, &m, &err) || machine_note(m, &err))
+		tm_log(TM_LOG_WARNING, "machine %s: %s", name, err.msg);
+}
+
 static void enrolment(struct server *srv, struct tm_conn *c, const void *body, size_t len)
 {
 	uint8_t machine[TM_UUID];
-	char name[TM_UUID_TEXT];
 	struct tm_err err;
 
 	if (enroll_serve(
 		    c, body, len, srv->pki, srv->uuid, catalog_enroll, srv->catalog, machine, &err))
-		tm_log(TM_LOG_WARNING, "%s", err.msg);
+		tm_log(TM_LOG_WARNING, "%s enrolment refused: %s", tm_conn_name(c), err.msg);
 	else
-		tm_log(TM_LOG_NOTICE, "%s machine %s enrolled", tm_conn_name(c),
-			tm_uuid_format(machine, name));
+		enrolled(srv, c, machine);
 }
 
 void session_serve(struct server *srv, struct tm_conn *c, int socket)
