@@ -53,6 +53,17 @@ static int tm_config_complete(void)
 	return -1;
 }
 
+/* What can be wrong is told before the fork, where the caller still sees it. */
+static int tm_get_ready(void)
+{
+	struct tm_err err;
+
+	if (store_view_check_dir(dir, disk, &err) == 0)
+		return 0;
+	nbdkit_error("%s", err.msg);
+	return -1;
+}
+
 /* Not earlier: the index may start threads, and a fork would lose them. */
 static int tm_after_fork(void)
 {
@@ -147,6 +158,7 @@ static struct nbdkit_plugin plugin = {
 	.config_help = "dir=DIR     (required) the point in use: STORE/open/ID\n"
 		       "disk=DISK   (required) number, UUID or name of the disk\n"
 		       "cache=SIZE  block cache of the index (default 64M)",
+	.get_ready = tm_get_ready,
 	.after_fork = tm_after_fork,
 	.unload = tm_unload,
 	.open = tm_open,

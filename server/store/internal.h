@@ -4,7 +4,7 @@
  *
  * Lock order: commit queue -> attempt -> store (machines, disks, attempts, views) -> index -> packs. The index lock is held for reading
  * around every use of RocksDB, for writing while it is reopened; only the committer reopens it, so it needs no lock for its own use.
- * (Scrub looks into the store while it walks the index: harmless, a reader of the index lock never waits for a waiting writer.)
+ * Squash, scrub and the filter look into the store while they walk the index: by store_peek(), which never waits for good.
  */
 #ifndef TM_STORE_INTERNAL_H
 #define TM_STORE_INTERNAL_H
@@ -388,6 +388,11 @@ static inline void index_leave(struct store *st)
 {
 	pthread_rwlock_unlock(&st->index_lock);
 }
+
+/*
+ * st->lock for reading where the index lock is held already, against the order: tries for a while and gives up (0) rather than wait.
+ */
+int store_peek(struct store *st);
 
 /* Opens the index again after it refused a write (store.c). */
 int store_index_reopen(struct store *st, struct tm_err *err);

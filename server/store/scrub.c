@@ -96,7 +96,7 @@ static int moved(struct walker *w, const char *key, struct loc *l)
 	return differs;
 }
 
-static void look(struct walker *w, const char *key, struct loc l)
+static int look(struct walker *w, const char *key, struct loc l, struct tm_err *err)
 {
 	struct store_damage d = {0};
 	struct tm_err why;
@@ -107,11 +107,12 @@ static void look(struct walker *w, const char *key, struct loc l)
 		memcpy(w->prefix, key, PREFIX_LEN);
 		w->superseded = NEVER;
 	}
-	pthread_rwlock_rdlock(&w->st->lock);
+	if (!store_peek(w->st))
+		return tm_fail(err, EAGAIN, "the store is too busy for a scrub");
 	at = visible_at(w->st, key, &l);
 	pthread_rwlock_unlock(&w->st->lock);
 	if (at == NEVER)
-		return;
+		return 0;
 	if (loc_has_data(&l)) {
 		check_cell(w, key, &l, &why);
 		if (why.code && (m = moved(w, key, &l)) != 0) {
@@ -122,7 +123,8 @@ static void look(struct walker *w, const char *key, struct loc l)
 		w->s->cells++;
 		w->s->bytes += sizeof(struct tm_cell) + l.len;
 		w->bytes += sizeof(struct tm_cell) + l.len;
-		pthread_rwlock_rdlock(&w->st->lock);
+		if (!store_peek(w->st))
+			return tm_fail(err, EAGAIN, "the store is too busy for a scrub");
 		if (why.code && visible_at(w->st, key, &l) != NEVER) {
 			d.disk_no = key_disk(key);
 			d.count = w->cf == CF_CHUNK ? TM_CHUNK_BLOCKS : 1;
@@ -140,6 +142,7 @@ static void look(struct walker *w, const char *key, struct loc l)
 	}
 	if (at < w->superseded)
 		w->superseded = at;
+	return 0;
 }
 
 static void slow_down(struct walker *w)
@@ -166,7 +169,7 @@ static int walk(struct walker *w, struct tm_err *err)
 	int ret = 0;
 
 	rocksdb_iter_seek(it, (char *)w->s->pos.key, w->s->pos.started ? KEY_LEN : 0);
-	for (; rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+	for (; !ret && rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
 		key = rocksdb_iter_key(it, &klen);
 		val = rocksdb_iter_value(it, &len);
 		if (klen != KEY_LEN || len != sizeof(l))
@@ -178,7 +181,7 @@ static int walk(struct walker *w, struct tm_err *err)
 			break;
 		}
 		memcpy(&l, val, sizeof(l));
-		look(w, key, l);
+		ret = look(w, key, l, err);
 		w->budget -= w->budget > 0;
 		slow_down(w);
 	}

@@ -173,7 +173,8 @@ static int squash_chunk(struct squash *q, uint64_t chunk)
 	if (ret || q->too_many || !q->n)
 		return ret;
 	qsort(q->v, q->n, sizeof(*q->v), newest_first);
-	pthread_rwlock_rdlock(&q->st->lock);
+	if (!store_peek(q->st))
+		return 0; /* another time */
 	if (q->disk < q->st->ndisks && q->st->disks[q->disk])
 		judge(q, chunk);
 	pthread_rwlock_unlock(&q->st->lock);

@@ -366,6 +366,16 @@ void store_close(struct store *st)
 	free(st);
 }
 
+int store_peek(struct store *st)
+{
+	for (int i = 0; i < 200; i++) {
+		if (!pthread_rwlock_tryrdlock(&st->lock))
+			return 1;
+		usleep(500);
+	}
+	return 0;
+}
+
 int store_space(struct store *st, struct tm_err *err)
 {
 	struct timespec ts;

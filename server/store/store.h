@@ -266,6 +266,8 @@ int store_view_open(struct store *st, const uint8_t machine[TM_UUID], uint32_t d
  */
 int store_view_open_dir(const char *dir, const char *disk, uint64_t cache_bytes,
 	struct store_view **v, struct tm_err *err);
+/* The same, only to see whether there is such a point and disk: starts no thread. */
+int store_view_check_dir(const char *dir, const char *disk, struct tm_err *err);
 void store_view_close(struct store_view *v);
 
 uint64_t store_view_size(

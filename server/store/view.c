@@ -232,25 +232,44 @@ static int open_parts(
 	return load_visible(v, err);
 }
 
+static int describe(struct store_view *v, int dirfd, const char *disk, struct tm_err *err)
+{
+	char *text;
+	size_t len;
+	cJSON *j;
+	int ret = slurp(dirfd, "point.json", 1 << 20, &text, &len, err);
+
+	if (ret)
+		return ret;
+	j = cJSON_Parse(text);
+	ret = read_description(v, j, disk, err);
+	cJSON_Delete(j);
+	free(text);
+	return ret;
+}
+
+int store_view_check_dir(const char *dir, const char *disk, struct tm_err *err)
+{
+	struct store_view v = {0};
+	int fd = open_dir(AT_FDCWD, dir, err), ret;
+
+	if (fd < 0)
+		return fd;
+	ret = describe(&v, fd, disk, err);
+	close(fd);
+	return ret;
+}
+
 int store_view_open_dir(const char *dir, const char *disk, uint64_t cache_bytes,
 	struct store_view **out, struct tm_err *err)
 {
 	struct store_view *v = view_new(err);
 	int dirfd, ret;
-	char *text;
-	size_t len;
-	cJSON *j;
 
 	if (!v)
 		return -err->code;
 	dirfd = open_dir(AT_FDCWD, dir, err);
-	ret = dirfd < 0 ? dirfd : slurp(dirfd, "point.json", 1 << 20, &text, &len, err);
-	if (!ret) {
-		j = cJSON_Parse(text);
-		ret = read_description(v, j, disk, err);
-		cJSON_Delete(j);
-		free(text);
-	}
+	ret = dirfd < 0 ? dirfd : describe(v, dirfd, disk, err);
 	if (!ret) {
 		/* Tells the server that somebody reads; ends with the process. */
 		v->lockfd = openat(dirfd, "lock", O_RDONLY | O_CLOEXEC);
