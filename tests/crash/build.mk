@@ -6,3 +6,6 @@ CRASH_LIB := $(call objs,$(filter-out %-main.c,$(wildcard tests/crash/*.c)))
 crash: $(CRASH)
 $(B)/tests/crash/%: $(B)/tests/crash/%-main.o $(CRASH_LIB)
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ -luring
+
+bench-kmod: deps
+	tests/bench/kmod $(firstword $(filter-out bullseye,$(SUITE)))
