@@ -33,7 +33,8 @@ static int judge_disk(const struct epoch_disk *d, struct refusal *r)
 	if (!d->listed && (d->frames || d->piece || d->catchup))
 		return refuse(
 			r, TM_E_STATE, 0, "disk %s has data but no part in the epoch", d->name);
-	if (!whole && (d->frames || d->catchup))
+	/* Frames of a disk that is not whole yet: its initial sync or resync runs while the others go on; they are newer than its piece. */
+	if (!whole && d->catchup)
 		return refuse(r, TM_E_STATE, 0, "disk %s is not whole", d->name);
 	return 0;
 }
