@@ -2,12 +2,13 @@
 #include "server/command.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/cleanup.h"
 #include "common/clock.h"
 
-/* Those who wait, in m->waits: m->lock. They live on their callers' stacks. */
+/* Those who wait, in m->waits: m->lock. Each frees its own. */
 struct command_wait {
 	struct command_wait *next;
 	uint64_t id, point;
@@ -47,29 +48,37 @@ static int post(
 	return rc;
 }
 
+/* Waits for w's answer, or until the time. Caller holds m->lock. */
+static int await(
+	struct machine *m, struct command_wait *w, unsigned int timeout_s, struct tm_err *err)
+{
+	struct timespec until = tm_timespec(tm_mono_ns() + timeout_s * TM_SEC);
+	int rc = 0;
+
+	w->next = m->waits;
+	m->waits = w;
+	while (!w->done && rc == 0)
+		rc = pthread_cond_clockwait(&m->changed, &m->lock, CLOCK_MONOTONIC, &until);
+	leave(m, w);
+	if (!w->done)
+		return tm_fail(err, ETIMEDOUT, "no answer from machine %s within %u s", m->host,
+			timeout_s);
+	return w->ok ? 0 : tm_fail(err, EIO, "machine %s: %s", m->host, w->text);
+}
+
 int command_run(struct machine *m, struct tm_msg_command *cmd, const char *label,
 	unsigned int timeout_s, uint64_t *point, struct tm_err *err)
 {
-	struct timespec until = tm_timespec(tm_mono_ns() + timeout_s * TM_SEC);
-	struct command_wait w = {.done = false};
+	CLEANUP_FREE struct command_wait *w = calloc(1, sizeof(*w));
 	LOCK_SCOPE(&m->lock);
-	int rc = post(m, cmd, label, err);
+	int rc = w ? post(m, cmd, label, err) : tm_fail(err, ENOMEM, "out of memory");
 
 	if (rc)
 		return rc;
-	w.id = cmd->id;
-	w.next = m->waits;
-	m->waits = &w;
-	while (!w.done && rc == 0)
-		rc = pthread_cond_clockwait(&m->changed, &m->lock, CLOCK_MONOTONIC, &until);
-	leave(m, &w);
-	if (!w.done)
-		return tm_fail(err, ETIMEDOUT, "no answer from machine %s within %u s", m->host,
-			timeout_s);
-	if (!w.ok)
-		return tm_fail(err, EIO, "machine %s: %s", m->host, w.text);
-	*point = w.point;
-	return 0;
+	w->id = cmd->id;
+	rc = await(m, w, timeout_s, err);
+	*point = w->point;
+	return rc;
 }
 
 int command_result(struct session *s, const void *body, size_t len, struct refusal *r)
