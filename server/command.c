@@ -69,15 +69,20 @@ static int await(
 int command_run(struct machine *m, struct tm_msg_command *cmd, const char *label,
 	unsigned int timeout_s, uint64_t *point, struct tm_err *err)
 {
-	CLEANUP_FREE struct command_wait *w = calloc(1, sizeof(*w));
-	LOCK_SCOPE(&m->lock);
-	int rc = w ? post(m, cmd, label, err) : tm_fail(err, ENOMEM, "out of memory");
+	struct command_wait *w = calloc(1, sizeof(*w));
+	int rc;
 
-	if (rc)
-		return rc;
-	w->id = cmd->id;
-	rc = await(m, w, timeout_s, err);
-	*point = w->point;
+	if (!w)
+		return tm_fail(err, ENOMEM, "out of memory");
+	pthread_mutex_lock(&m->lock);
+	rc = post(m, cmd, label, err);
+	if (!rc) {
+		w->id = cmd->id;
+		rc = await(m, w, timeout_s, err);
+		*point = w->point;
+	}
+	pthread_mutex_unlock(&m->lock);
+	free(w);
 	return rc;
 }
 
