@@ -102,10 +102,9 @@ server_kill() { slay "$1"; }
 agt() { agentctl --socket "$T/$1.sock" "${@:2}"; }
 agent_new() {
 	mkdir -p "$T/$1" && chmod 700 "$T/$1"
-	printf '[agent]\n' >"$T/$1.conf"
-	# Points come when a test asks for them, unless it says otherwise.
-	case "${*:2}" in *interval*) ;; *) echo "interval = 0" >>"$T/$1.conf" ;; esac
-	[ $# -lt 2 ] || printf '%s\n' "${@:2}" >>"$T/$1.conf"
+	# Points when the test asks for them, unless it says "interval = ..." itself.
+	case "${*:2}" in *interval*) printf '[agent]\n' ;; *) printf '[agent]\ninterval = 0\n' ;; esac >"$T/$1.conf"
+	printf '%s\n' "reconnect_max_ms = 1000" "${@:2}" >>"$T/$1.conf"
 }
 agent_up() { agt "$1" status --json; }
 agent_start() {
