@@ -26,7 +26,7 @@
 #include "common/tls.h"
 #include "common/wire.h"
 
-#define TM_PORT 9640 /* where a process server listens unless told otherwise */
+#define TM_PORT 7340 /* where a process server listens unless told otherwise */
 
 struct tm_conn;
 

@@ -28,9 +28,9 @@
 #include "server/listen.h"
 
 static const struct tm_setting settings[] = {
-	TM_SETTING("server", "listen", TM_SET_STRING, struct server_conf, listen, 1, 255, "*:9640"),
+	TM_SETTING("server", "listen", TM_SET_STRING, struct server_conf, listen, 1, 255, "*:7340"),
 	TM_SETTING("server", "socket", TM_SET_STRING, struct server_conf, socket, 1, 100,
-		"/run/tidemark/server.sock"),
+		"/run/tidemark-server/server.sock"),
 	TM_SETTING("server", "data_connections", TM_SET_INT, struct server_conf, data_max, 1,
 		SESSION_DATA_MAX, "4"),
 	TM_SETTING("server", "credit", TM_SET_SIZE, struct server_conf, credit, 2u << 20,
@@ -67,7 +67,7 @@ struct options {
 static int usage(FILE *f, int code)
 {
 	fprintf(f,
-		"usage: tidemark-server --dir DIR [--config FILE] [--listen ADDR:PORT] [--socket PATH]\n"
+		"usage: tidemark-server [--dir DIR] [--config FILE] [--listen ADDR:PORT] [--socket PATH]\n"
 		"                       [--user NAME] [--debug]\n"
 		"       tidemark-server --dir DIR --init [--listen ADDR:PORT]\n"
 		"       tidemark-server --dir DIR --rebuild\n"
@@ -121,7 +121,7 @@ static int parse(int argc, char **argv, struct options *o)
 			return usage(stderr, 2);
 		}
 	}
-	if (!o->dir || optind != argc)
+	if (optind != argc)
 		return usage(stderr, 2);
 	return 0;
 }
@@ -265,7 +265,7 @@ static int start(const struct options *o, struct tm_err *err)
 
 int main(int argc, char **argv)
 {
-	struct options o = {.level = TM_LOG_INFO};
+	struct options o = {.dir = "/var/lib/tidemark-server", .level = TM_LOG_INFO};
 	struct tm_err err;
 	int rc = parse(argc, argv, &o);
 

@@ -306,7 +306,7 @@ static int cmd_audit(struct tm_cli *cli)
 }
 
 static const struct tm_cli_opt init_opts[] = {{"dir", "DIR", "folder of the store, made if absent"},
-	{"listen", "ADDR:PORT", "where the server will listen (default *:9640)"},
+	{"listen", "ADDR:PORT", "where the server will listen (default *:7340)"},
 	{NULL, NULL, NULL}};
 static const struct tm_cli_opt dir_opts[] = {
 	{"dir", "DIR", "folder of the store"}, {NULL, NULL, NULL}};
@@ -367,7 +367,7 @@ static const struct tm_cli_cmd commands[] = {
 static const struct tm_cli_program program = {
 	.name = "serverctl",
 	.summary = "runs a Tidemark process server",
-	.socket = "/run/tidemark/server.sock",
+	.socket = "/run/tidemark-server/server.sock",
 	.socket_env = "TIDEMARK_SERVER_SOCKET",
 	.cmds = commands,
 };
