@@ -433,7 +433,7 @@ int store_collect(struct store *st, const struct store_collect_opts *opts,
 	struct store_collected *result, struct tm_err *err)
 {
 	static const struct store_collect_opts none;
-	struct store_collected ignored;
+	struct store_collected ignored = {0};
 	struct collector c = {
 		.st = st, .o = opts ? opts : &none, .r = result ? result : &ignored, .err = err};
 	int ret;
