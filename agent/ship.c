@@ -208,7 +208,7 @@ static struct item *answered(
 					it->frame->head.attempt != ack->attempt ||
 					it->frame->head.handle != ack->handle ||
 					it->frame->head.part != ack->part
-			: !it->compare || it->compare->m.first != cmp->first ||
+			: !cmp || !it->compare || it->compare->m.first != cmp->first ||
 					it->compare->m.handle != cmp->handle ||
 					it->compare->m.level != cmp->level ||
 					it->compare->n != cmp->n)
