@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -44,6 +45,8 @@ static void beat(void *ctx, struct tm_msg_heartbeat *m, struct tm_disk_beat *dis
 	m->read_rate = a->read_rate;
 	m->wire_rate = a->wire_rate;
 	m->paused = a->paused;
+	if (a->tracker && a->tracker->clean(a))
+		m->clean = a->head;
 	*n = 0;
 	for (struct member *mb = a->members; mb && *n < TM_DISKS_MAX; mb = mb->next) {
 		if (!mb->handle)

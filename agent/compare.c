@@ -247,7 +247,7 @@ static int walk(struct comparison *c, struct tm_err *err)
 			ret = stream_error(c->stream, err);
 		if (!ret)
 			start_region(c, take_region(c), at, chunks - at);
-		if (at / TM_REGION_CHUNKS % 16 == 0)
+		if (at / TM_REGION_CHUNKS % 4 == 0)
 			show(c, &past);
 	}
 	pthread_mutex_lock(&c->lock);

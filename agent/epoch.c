@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/freeze.h"
+#include "agent/scripts.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -200,33 +201,53 @@ static int settle(struct agent *a, struct kmod *k, struct tm_err *err)
 	return ret;
 }
 
-/* Freezes for the cut only; the applications' part is done by the scripts. */
-static int cut_frozen(struct agent *a, struct kmod *k, struct point *p, bool freeze,
-	struct tmk_cut *cut, struct tm_err *err)
+static void crash_only(struct point *p, const char *why)
+{
+	if (p->c.kind == TM_POINT_APP && !p->reason[0])
+		snprintf(p->reason, sizeof(p->reason), "crash-consistent only: %.400s", why);
+	p->c.kind = TM_POINT_CRASH;
+}
+
+/* The filesystems are frozen for the cut only; the agent touches none of them meanwhile. */
+static int cut_frozen(
+	struct agent *a, struct kmod *k, struct point *p, struct tmk_cut *cut, struct tm_err *err)
 {
 	const char *names[TM_DISKS_MAX];
 	struct freeze *f = NULL;
-	uint64_t began = tm_mono_ns();
 	struct tm_err why;
+	uint64_t began;
 	size_t n = 0;
 	int ret;
 
-	for (struct member *m = a->members; freeze && m; m = m->next)
+	for (struct member *m = a->members; m; m = m->next)
 		if (takes_part(m))
 			names[n++] = m->info.name;
-	if (freeze && freeze_begin(names, n, a->conf.freeze_limit, &f, &why)) {
-		snprintf(p->reason, sizeof(p->reason), "crash-consistent only: %.400s", why.msg);
-		p->c.kind = TM_POINT_CRASH;
-	}
+	began = tm_mono_ns();
+	if (freeze_begin(names, n, a->conf.freeze_limit, &f, &why))
+		crash_only(p, why.msg);
 	ret = kmod_cut(k->fd, false, cut, err);
 	if (!f)
 		return ret;
-	if (freeze_end(f, &why)) {
-		snprintf(p->reason, sizeof(p->reason), "crash-consistent only: %.400s", why.msg);
-		p->c.kind = TM_POINT_CRASH;
-	} else {
+	if (freeze_end(f, &why))
+		crash_only(p, why.msg);
+	else
 		p->freeze_ns = tm_mono_ns() - began;
-	}
+	return ret;
+}
+
+/* Applications quiet, filesystems frozen, cut, and all of it undone again. */
+static int cut_quiet(
+	struct agent *a, struct kmod *k, struct point *p, struct tmk_cut *cut, struct tm_err *err)
+{
+	bool app = p->c.kind == TM_POINT_APP;
+	struct tm_err why;
+	int ret;
+
+	if (app && scripts_run(a->conf.scripts, "pre", &why))
+		crash_only(p, why.msg);
+	ret = cut_frozen(a, k, p, cut, err);
+	if (app && scripts_run(a->conf.scripts, "post", &why))
+		tm_log(TM_LOG_WARNING, "%s", why.msg);
 	return ret;
 }
 
@@ -235,7 +256,7 @@ static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, s
 {
 	struct member *m;
 
-	if (cut_frozen(a, k, p, freeze, cut, err))
+	if (freeze ? cut_quiet(a, k, p, cut, err) : kmod_cut(k->fd, false, cut, err))
 		return -err->code;
 	k->cut_hold_ns = cut->hold_ns;
 	k->epoch_blocks = cut->blocks;

@@ -217,6 +217,12 @@ void kmod_abort(int fd)
 	(void)ioctl(fd, TMK_ABORT, &a); /* nothing to abort is no error that matters */
 }
 
+int kmod_stats(int fd, struct tmk_stats *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	return ioctl(fd, TMK_STATS, stats) < 0 ? -errno : 0;
+}
+
 void kmod_detach(int fd, uint32_t disk)
 {
 	struct tmk_detach d = {.disk = disk};

@@ -36,6 +36,7 @@ int kmod_commit(int fd, const struct tmk_id *id, struct tm_err *err);
 /* The same, but only if it lives. */
 int kmod_commit_alive(int fd, const struct tmk_id *id, struct tm_err *err);
 void kmod_abort(int fd);
+int kmod_stats(int fd, struct tmk_stats *stats);
 void kmod_detach(int fd, uint32_t disk);
 
 void kmod_id(const struct tmk_id *from, struct tm_epoch_id *to);

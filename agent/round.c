@@ -266,10 +266,21 @@ static void scan_detach(struct member *m)
 {
 }
 
+static bool scan_clean(struct agent *a)
+{
+	return false;
+}
+
+static void scan_status(struct agent *a, struct cJSON *o)
+{
+}
+
 const struct tracker tracker_scan = {.name = "scan",
 	.head = scan_head,
 	.attach = scan_attach,
 	.detach = scan_detach,
 	.step = scan_step,
 	.finish = scan_finish,
-	.cancel = scan_cancel};
+	.cancel = scan_cancel,
+	.clean = scan_clean,
+	.status = scan_status};

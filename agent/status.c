@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/control.h"
+#include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/uuid.h"
@@ -144,6 +145,8 @@ int control_status(
 
 	add_machine(o, a);
 	add_counters(o, a);
+	if (a->tracker)
+		a->tracker->status(a, o);
 	disks = cJSON_AddArrayToObject(o, "disks");
 	for (size_t i = 0; i < a->state.ndisks; i++)
 		if (!a->state.disks[i].leaving)

@@ -16,6 +16,7 @@
 
 struct agent;
 struct member;
+struct cJSON;
 
 struct tracker {
 	const char *name;
@@ -31,6 +32,10 @@ struct tracker {
 	bool (*finish)(struct agent *a);
 	/* The session is over. */
 	void (*cancel)(struct agent *a);
+	/* Lock held, any thread. True: nothing was written since the newest epoch, which is durable (the proof that extends its point). */
+	bool (*clean)(struct agent *a);
+	/* Lock held, any thread. Adds what only this tracker has to tell. */
+	void (*status)(struct agent *a, struct cJSON *o);
 };
 
 extern const struct tracker tracker_scan, tracker_kmod;

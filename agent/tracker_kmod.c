@@ -9,6 +9,7 @@
 #include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
+#include "common/control.h"
 #include "common/log.h"
 #include "common/uuid.h"
 
@@ -311,10 +312,49 @@ static void kmod_tracker_cancel(struct agent *a)
 	/* What was cut stays in the module until the next session has seen how far the server came. */
 }
 
+static bool kmod_tracker_clean(struct agent *a)
+{
+	struct kmod *k = a->kmod;
+	struct tmk_info info;
+	struct tmk_head head;
+	struct tm_err err;
+
+	/* Asked before the maps are looked at: an epoch cut in between has made them empty without being durable. */
+	if (!k || !a->members || k->nqueue || tm_epoch_is_zero(&a->head))
+		return false;
+	for (struct member *m = a->members; m; m = m->next)
+		if (!member_joined(m) || !m->kdisk || kmod_info(k->fd, m->kdisk, &info, &err) ||
+			info.dirty || info.frozen || info.doubt || info.gone || info.inflight)
+			return false;
+	/* And after: the same newest epoch, none on its way. */
+	return kmod_head(k->fd, &head, &err) == 0 && !head.unacked && head.state == TMK_IDLE &&
+	       kmod_is(&head.acked, &a->head);
+}
+
+static void kmod_tracker_status(struct agent *a, struct cJSON *o)
+{
+	struct kmod *k = a->kmod;
+	struct tmk_stats s = {0};
+
+	if (!k || kmod_stats(k->fd, &s))
+		return;
+	tm_json_u64(o, "epochs_unacknowledged", k->nqueue);
+	tm_json_u64(o, "epochs_broken", s.breaks);
+	tm_json_u64(o, "broken_for_memory", s.break_memory);
+	tm_json_u64(o, "broken_by_deadline", s.break_deadline);
+	tm_json_u64(o, "images_bytes", s.image_now);
+	tm_json_u64(o, "images_peak", s.image_peak);
+	tm_json_u64(o, "images_limit", s.image_limit);
+	tm_json_u64(o, "cut_us", k->cut_hold_ns / 1000);
+	tm_json_u64(o, "epoch_bytes", k->epoch_blocks * TM_BLOCK);
+}
+
 const struct tracker tracker_kmod = {.name = "kmod",
 	.head = kmod_tracker_head,
 	.attach = kmod_tracker_attach,
 	.detach = kmod_tracker_detach,
 	.step = kmod_tracker_step,
 	.finish = kmod_tracker_finish,
-	.cancel = kmod_tracker_cancel};
+	.cancel = kmod_tracker_cancel,
+	.clean = kmod_tracker_clean,
+	.status = kmod_tracker_status};

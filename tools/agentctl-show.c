@@ -86,6 +86,15 @@ static void show_machine(const cJSON *s)
 	printf("\ntotals      read %s", tm_size_format(tm_json_num(s, "read_bytes"), a));
 	printf(", compared %s, wire %s\n", tm_size_format(tm_json_num(s, "compared_bytes"), a),
 		tm_size_format(tm_json_num(s, "wire_bytes"), b));
+	if (cJSON_HasObjectItem(s, "epochs_broken")) {
+		printf("epochs      %llu on their way, %llu broken, last cut held writes %llu us\n",
+			(unsigned long long)tm_json_num(s, "epochs_unacknowledged"),
+			(unsigned long long)tm_json_num(s, "epochs_broken"),
+			(unsigned long long)tm_json_num(s, "cut_us"));
+		printf("images      %s, peak %s", tm_size_format(tm_json_num(s, "images_bytes"), a),
+			tm_size_format(tm_json_num(s, "images_peak"), b));
+		printf(" of %s\n", tm_size_format(tm_json_num(s, "images_limit"), a));
+	}
 	if (tm_json_num(s, "freeze_ms"))
 		printf("last freeze %llu ms\n", (unsigned long long)tm_json_num(s, "freeze_ms"));
 	if (tm_json_str(s, "last_error")[0])
