@@ -20,7 +20,6 @@ install: progs
 	for m in docs/*.[1-8]; do \
 		s=$${m##*.}; install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$$s/$${m##*/} || exit 1; \
 	done
-	$(if $(wildcard kmod/Kbuild),install -d $(DESTDIR)$(SRCDIR)/common && \
-		cp -r --no-preserve=ownership kmod $(DESTDIR)$(SRCDIR)/ && \
-		install -m 644 common/tidemark_abi.h $(DESTDIR)$(SRCDIR)/common/ && \
-		sed 's,@VERSION@,$(VERSION),g' $(firstword $(wildcard dkms.conf kmod/dkms.conf)) >$(DESTDIR)$(SRCDIR)/dkms.conf)
+	install -d $(DESTDIR)$(SRCDIR)/common
+	cp -r --no-preserve=ownership kmod dkms.conf LICENSES $(DESTDIR)$(SRCDIR)/
+	install -m 644 common/tidemark_abi.h $(DESTDIR)$(SRCDIR)/common/

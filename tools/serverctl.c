@@ -23,9 +23,12 @@ char *serverctl_sibling(const char *name)
 	if (n > 0) {
 		self[n] = 0;
 		*strrchr(self, '/') = 0;
-		for (int i = 0; i < 2; i++) {
-			char *path = i ? tm_path("%s/../sbin/%s", self, name)
-				       : tm_path("%s/%s", self, name);
+		/* Where it was built; where programs and plugin are installed. */
+		static const char *const places[] = {
+			"%s/%s", "%s/../sbin/%s", "%s/../lib/tidemark/%s"};
+
+		for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+			char *path = tm_path(places[i], self, name);
 
 			if (path && access(path, R_OK) == 0)
 				return path;
