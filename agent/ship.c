@@ -195,23 +195,34 @@ static int send_item(struct link *l, struct tm_conn *conn, struct item *it, stru
 	return ret;
 }
 
+static bool acks(const struct item *it, const void *answer)
+{
+	const struct tm_msg_ack *ack = answer;
+	const struct tm_msg_data *head = it->frame ? &it->frame->head : NULL;
+
+	return head && head->frame == ack->frame && head->attempt == ack->attempt &&
+	       head->handle == ack->handle && head->part == ack->part;
+}
+
+static bool compares(const struct item *it, const void *answer)
+{
+	const struct tm_msg_compared *cmp = answer;
+	const struct compare_req *rq = it->compare;
+
+	return rq && rq->m.first == cmp->first && rq->m.handle == cmp->handle &&
+	       rq->m.level == cmp->level && rq->n == cmp->n;
+}
+
 /* Takes what this answer is for out of the link's list; NULL: unasked. */
 static struct item *answered(
-	struct link *l, const struct tm_msg_ack *ack, const struct tm_msg_compared *cmp)
+	struct link *l, bool (*is_for)(const struct item *, const void *), const void *answer)
 {
 	struct ship *ship = l->ship;
 	LOCK_SCOPE(&ship->lock);
 
 	l->heard = tm_mono_ns();
 	for (struct item **p = &l->sent.head, *it; (it = *p); p = &it->next) {
-		if (ack ? !it->frame || it->frame->head.frame != ack->frame ||
-					it->frame->head.attempt != ack->attempt ||
-					it->frame->head.handle != ack->handle ||
-					it->frame->head.part != ack->part
-			: !cmp || !it->compare || it->compare->m.first != cmp->first ||
-					it->compare->m.handle != cmp->handle ||
-					it->compare->m.level != cmp->level ||
-					it->compare->n != cmp->n)
+		if (!is_for(it, answer))
 			continue;
 		*p = it->next;
 		if (!*p)
@@ -230,7 +241,7 @@ static int got_ack(struct link *l, const void *body, uint32_t len, struct tm_err
 
 	if (tm_parse_ack(body, len, &ack, err))
 		return -err->code;
-	it = answered(l, ack, NULL);
+	it = answered(l, acks, ack);
 	if (it) /* else its attempt was refused before */
 		stream_acked(it->frame);
 	free(it);
@@ -244,7 +255,7 @@ static int got_compared(struct link *l, const void *body, uint32_t len, struct t
 
 	if (tm_parse_compared(body, len, &in, err))
 		return -err->code;
-	it = answered(l, NULL, in.m);
+	it = answered(l, compares, in.m);
 	if (!it)
 		return tm_fail(err, EPROTO, "the server compared what was not asked");
 	it->compare->done(it->compare, in.bitmap);
