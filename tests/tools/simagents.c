@@ -436,6 +436,18 @@ static int report(struct sim *sims)
 	return failed || !n;
 }
 
+static void sim_free(struct sim *s)
+{
+	tm_conn_put(s->control);
+	tm_conn_put(s->data);
+	tm_tls_put(s->tls);
+	free(s->dir);
+	free(s->handles);
+	free(s->pieces);
+	free(s->cells);
+	free(s->latency);
+}
+
 static int parse(int argc, char **argv, struct tm_err *err)
 {
 	static const struct option longs[] = {{"server", 1, 0, 's'}, {"token", 1, 0, 't'},
@@ -487,6 +499,7 @@ int main(int argc, char **argv)
 	struct tm_err err;
 	pthread_t *threads;
 	struct sim *sims;
+	int rc;
 
 	if (parse(argc, argv, &err)) {
 		fprintf(stderr, "simagents: %s\n", err.msg);
@@ -509,5 +522,10 @@ int main(int argc, char **argv)
 	pthread_barrier_wait(&o.ready);
 	for (uint64_t i = 0; i < o.machines; i++)
 		pthread_join(threads[i], NULL);
-	return report(sims);
+	rc = report(sims);
+	for (uint64_t i = 0; i < o.machines; i++)
+		sim_free(&sims[i]);
+	free(sims);
+	free(threads);
+	return rc;
 }
