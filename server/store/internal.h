@@ -365,6 +365,8 @@ struct store {
 	uint64_t info_packs, info_bytes;
 	int64_t info_s;
 
+	pthread_mutex_t
+		points_lock; /* pins, drops, removal of machines: one at a time; before `lock` */
 	pthread_mutex_t checkpoint_lock; /* packs are not removed while it is held */
 
 	pthread_mutex_t queue_lock;
@@ -403,7 +405,8 @@ int store_space(struct store *st, struct tm_err *err);
 struct machine *machine_find(struct store *st, const uint8_t uuid[TM_UUID]);
 struct machine *machine_make(struct store *st, const uint8_t uuid[TM_UUID], struct tm_err *err);
 int machine_point_add(struct machine *m, uint64_t seq, struct tm_err *err);
-void machine_point_drop(struct machine *m, uint64_t seq);
+/* seqs ascending. */
+void machine_points_drop(struct machine *m, const uint64_t *seqs, size_t n);
 /* The lowest kept point >= seq; NEVER if none. */
 uint64_t machine_point_from(const struct machine *m, uint64_t seq);
 int machines_load(struct store *st, struct tm_err *err);

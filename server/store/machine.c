@@ -87,14 +87,17 @@ int machine_point_add(struct machine *m, uint64_t seq, struct tm_err *err)
 	return 0;
 }
 
-void machine_point_drop(struct machine *m, uint64_t seq)
+void machine_points_drop(struct machine *m, const uint64_t *seqs, size_t n)
 {
-	size_t i = point_slot(m, seq);
+	size_t kept = 0, k = 0;
 
-	if (i == m->npoints || m->points[i] != seq)
-		return;
-	m->npoints--;
-	memmove(m->points + i, m->points + i + 1, (m->npoints - i) * sizeof(*m->points));
+	for (size_t i = 0; i < m->npoints; i++) {
+		while (k < n && seqs[k] < m->points[i])
+			k++;
+		if (k == n || seqs[k] != m->points[i])
+			m->points[kept++] = m->points[i];
+	}
+	m->npoints = kept;
 }
 
 static int disk_room(struct store *st, uint32_t no, struct tm_err *err)

@@ -288,10 +288,10 @@ int store_point_pin(struct store *st, const uint8_t machine[TM_UUID], uint64_t s
 	int ret;
 
 	/* Not between a drop's look at the pins and its deletion. */
-	pthread_rwlock_wrlock(&st->lock);
+	pthread_mutex_lock(&st->points_lock);
 	ret = index_enter(st, err);
 	if (ret) {
-		pthread_rwlock_unlock(&st->lock);
+		pthread_mutex_unlock(&st->points_lock);
 		return ret;
 	}
 	ret = point_read(&st->ix, machine, seq, &p, err);
@@ -304,60 +304,83 @@ int store_point_pin(struct store *st, const uint8_t machine[TM_UUID], uint64_t s
 		store_point_free(p);
 	}
 	index_leave(st);
-	pthread_rwlock_unlock(&st->lock);
+	pthread_mutex_unlock(&st->points_lock);
 	return ret;
 }
 
-static int check_drop(struct store *st, struct machine *m, uint64_t seq, struct tm_err *err)
+static int check_drop(struct store *st, const uint8_t machine[TM_UUID], uint64_t seq,
+	uint64_t newest, struct tm_err *err)
 {
 	struct store_point *p;
-	int ret = point_read(&st->ix, m->uuid, seq, &p, err);
+	int ret = point_read(&st->ix, machine, seq, &p, err);
 
 	if (ret)
 		return ret;
 	if (p->pinned)
 		ret = tm_fail(err, EPERM, "point %llu is pinned", (unsigned long long)seq);
-	else if (seq == m->points[m->npoints - 1])
+	else if (seq >= newest)
 		ret = tm_fail(err, EPERM, "point %llu is the newest", (unsigned long long)seq);
 	store_point_free(p);
 	return ret;
 }
 
-static int drop(
-	struct store *st, struct machine *m, const uint64_t *seqs, size_t n, struct tm_err *err)
+static int drop_records(struct store *st, const uint8_t machine[TM_UUID], const uint64_t *seqs,
+	size_t n, uint64_t newest, struct tm_err *err)
 {
-	rocksdb_writebatch_t *b = rocksdb_writebatch_create();
+	rocksdb_writebatch_t *b;
 	char key[24];
-	int ret = 0;
+	int ret = index_enter(st, err);
 
+	if (ret)
+		return ret;
+	b = rocksdb_writebatch_create();
 	for (size_t i = 0; !ret && i < n; i++) {
-		ret = check_drop(st, m, seqs[i], err);
-		point_key(key, m->uuid, seqs[i]);
+		ret = check_drop(st, machine, seqs[i], newest, err);
+		point_key(key, machine, seqs[i]);
 		rocksdb_writebatch_delete_cf(b, st->ix.cf[CF_POINT], key, sizeof(key));
 	}
 	if (!ret)
 		ret = index_write(&st->ix, b, 1, err);
 	rocksdb_writebatch_destroy(b);
-	/* Only now may compaction take what these points saw. */
-	for (size_t i = 0; !ret && i < n; i++)
-		machine_point_drop(m, seqs[i]);
+	index_leave(st);
 	return ret;
+}
+
+static int ascending(const void *x, const void *y)
+{
+	const uint64_t *a = x, *b = y;
+
+	return *a < *b ? -1 : *a > *b;
 }
 
 int store_points_drop(struct store *st, const uint8_t machine[TM_UUID], const uint64_t *seqs,
 	size_t n, struct tm_err *err)
 {
+	uint64_t *sorted = malloc((n + 1) * sizeof(*sorted)), newest = 0;
 	struct machine *m;
 	int ret;
 
-	pthread_rwlock_wrlock(&st->lock);
+	if (!sorted)
+		return tm_fail(err, ENOMEM, "out of memory");
+	if (n)
+		memcpy(sorted, seqs, n * sizeof(*sorted));
+	qsort(sorted, n, sizeof(*sorted), ascending);
+	/* Holds off pins, other drops and the machine's removal, but not commits and puts. */
+	pthread_mutex_lock(&st->points_lock);
+	pthread_rwlock_rdlock(&st->lock);
 	m = machine_find(st, machine);
-	ret = m && m->npoints ? index_enter(st, err)
-			      : tm_fail(err, ENOENT, "the machine has no points");
-	if (!ret) {
-		ret = drop(st, m, seqs, n, err);
-		index_leave(st);
-	}
+	if (m && m->npoints)
+		newest = m->points[m->npoints - 1];
 	pthread_rwlock_unlock(&st->lock);
+	ret = newest ? drop_records(st, machine, sorted, n, newest, err)
+		     : tm_fail(err, ENOENT, "the machine has no points");
+	if (!ret) {
+		/* Only now may compaction take what these points saw. */
+		pthread_rwlock_wrlock(&st->lock);
+		machine_points_drop(m, sorted, n);
+		pthread_rwlock_unlock(&st->lock);
+	}
+	pthread_mutex_unlock(&st->points_lock);
+	free(sorted);
 	return ret;
 }

@@ -80,6 +80,7 @@ int store_machine_remove(struct store *st, const uint8_t machine[TM_UUID], struc
 {
 	int ret;
 
+	pthread_mutex_lock(&st->points_lock);
 	pthread_rwlock_wrlock(&st->lock);
 	if (!machine_find(st, machine))
 		ret = tm_fail(err, ENOENT, "no such machine");
@@ -92,5 +93,6 @@ int store_machine_remove(struct store *st, const uint8_t machine[TM_UUID], struc
 			forget_memory(st, machine);
 	}
 	pthread_rwlock_unlock(&st->lock);
+	pthread_mutex_unlock(&st->points_lock);
 	return ret;
 }

@@ -324,6 +324,7 @@ int store_open(
 	pthread_rwlock_init(&st->lock, &attr);
 	pthread_rwlock_init(&st->index_lock, NULL);
 	pthread_rwlockattr_destroy(&attr);
+	pthread_mutex_init(&st->points_lock, NULL);
 	pthread_mutex_init(&st->checkpoint_lock, NULL);
 	pthread_mutex_init(&st->info_lock, NULL);
 	pthread_mutex_init(&st->queue_lock, NULL);
@@ -358,6 +359,7 @@ void store_close(struct store *st)
 			close(*fd);
 	pthread_rwlock_destroy(&st->lock);
 	pthread_rwlock_destroy(&st->index_lock);
+	pthread_mutex_destroy(&st->points_lock);
 	pthread_mutex_destroy(&st->checkpoint_lock);
 	pthread_mutex_destroy(&st->info_lock);
 	pthread_mutex_destroy(&st->queue_lock);
