@@ -135,7 +135,8 @@ boot() {
 		-nodefaults -no-user-config -no-reboot -display none -monitor none \
 		-kernel "$dir/kernel" -initrd "$dir/initrd" \
 		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off nokaslr audit=0 random.trust_cpu=on \
-watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=240 $(clock_args) $append" \
+watchdog_thresh=60 workqueue.watchdog_thresh=120 rcupdate.rcu_cpu_stall_timeout=240 \
+sysctl.kernel.hung_task_timeout_secs=200 $(clock_args) $append" \
 		-chardev "file,id=console,path=$run_dir/console" -serial chardev:console \
 		"$@" \
 		-drive "if=none,id=base,file=$dir/base.img,format=raw,readonly=on" \
