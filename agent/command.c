@@ -150,12 +150,26 @@ static void command(void *ctx, const struct tm_in_command *c)
 	request_add(a, rq);
 }
 
-static void ended(void *ctx)
+static void answered(void *ctx)
 {
 	agent_kick(ctx);
 }
 
+/* Nobody may go on waiting for ACKs that cannot come: the machine's thread itself waits for those of an epoch. */
+static void ended(void *ctx)
+{
+	struct agent *a = ctx;
+	struct ship *ship;
+
+	pthread_mutex_lock(&a->lock);
+	ship = a->ship; /* freed only after this thread has ended */
+	agent_wake(a);
+	pthread_mutex_unlock(&a->lock);
+	if (ship)
+		ship_stop(ship);
+}
+
 struct session_owner command_owner(struct agent *a)
 {
-	return (struct session_owner){a, beat, beat_ok, command, ended, ended};
+	return (struct session_owner){a, beat, beat_ok, command, answered, ended};
 }

@@ -168,8 +168,8 @@ static void end_session(struct agent *a, const struct tm_err *why)
 	a->session = NULL;
 	members_close(a);
 	pthread_mutex_unlock(&a->lock);
-	ship_free(ship);
 	session_close(s);
+	ship_free(ship);
 }
 
 /* Between attempts: longer each time, with jitter, so that a server that comes back is not met by all at once. */

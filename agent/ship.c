@@ -42,6 +42,8 @@ struct ship {
 	struct session *session;
 	struct link *links;
 	unsigned nlinks;
+	pthread_mutex_t stopping; /* held by ship_stop() all the time */
+	bool stopped;             /* stopping */
 	pthread_mutex_t lock;
 	pthread_cond_t work;         /* something to send, credit, stop */
 	struct queue urgent, normal; /* lock, as all below */
@@ -490,6 +492,7 @@ int ship_start(const struct ship_opts *opts, struct session *session, struct shi
 	ship->session = session;
 	ship->credit = w->credit;
 	ship->last_up = tm_mono_ns();
+	pthread_mutex_init(&ship->stopping, NULL);
 	pthread_mutex_init(&ship->lock, NULL);
 	pthread_cond_init(&ship->work, NULL);
 	queue_init(&ship->urgent);
@@ -516,6 +519,11 @@ int ship_start(const struct ship_opts *opts, struct session *session, struct shi
 
 void ship_stop(struct ship *ship)
 {
+	LOCK_SCOPE(&ship->stopping);
+
+	if (ship->stopped)
+		return;
+	ship->stopped = true;
 	pthread_mutex_lock(&ship->lock);
 	ship->stop = true;
 	for (unsigned i = 0; i < ship->nlinks; i++)
@@ -537,6 +545,7 @@ void ship_free(struct ship *ship)
 		return;
 	pthread_cond_destroy(&ship->work);
 	pthread_mutex_destroy(&ship->lock);
+	pthread_mutex_destroy(&ship->stopping);
 	free(ship->links);
 	free(ship);
 }

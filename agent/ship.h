@@ -33,7 +33,7 @@ struct compare_req {
 
 int ship_start(const struct ship_opts *opts, struct session *session, struct ship **ship,
 	struct tm_err *err);
-/* Everything still queued or unacknowledged is lost (stream_lost). After it, pushes are lost at once. */
+/* Any thread but the ship's own, any number of times; each call returns when it is done. Everything still queued or unacknowledged is lost (stream_lost). After it, pushes are lost at once. */
 void ship_stop(struct ship *ship);
 void ship_free(struct ship *ship); /* after ship_stop, when nobody pushes any more; NULL is fine */
 
