@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+// timeout: 120
+/*
+ * Single promises of the store, one by one.
+ */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "server/store/space.h"
+#include "tests/unit/store-model.h"
+
+static char dir[256];
+static struct store *st;
+static struct tm_err err;
+static struct store_disk disk;
+static const uint8_t machine[TM_UUID] = {7}, tracking[TM_UUID] = {8};
+static const struct store_opts opts = {.reserve_bytes = UINT64_MAX, .buffer_bytes = 1 << 20};
+
+static void must(int ret)
+{
+	cr_assert_eq(ret, 0, "%s", err.msg);
+}
+
+static void reopen(void)
+{
+	store_close(st);
+	must(store_open(dir, &opts, &st, &err));
+}
+
+static void setup(void)
+{
+	md_tmpdir(dir, sizeof(dir));
+	must(store_create(dir, &err));
+	must(store_open(dir, &opts, &st, &err));
+	memset(&disk, 0, sizeof(disk));
+	memcpy(disk.machine, machine, TM_UUID);
+	disk.uuid[0] = 9;
+	disk.size = 64 * TM_BLOCK;
+	must(store_disk_register(st, &disk, &err));
+}
+
+static void teardown(void)
+{
+	store_close(st);
+	md_rmdir(dir);
+}
+
+static void put(uint64_t seq, uint64_t block, uint32_t id)
+{
+	static _Alignas(64) char plain[TM_BLOCK];
+	static char buf[TM_CELL_ROOM];
+
+	md_fill(id, block, plain);
+	must(store_put(st, seq, disk.no, buf, tm_cell_encode(block, 1, plain, buf), &err));
+}
+
+static uint64_t begin(int kind)
+{
+	uint64_t seq;
+
+	must(store_attempt_begin(st, machine, kind, disk.no, tracking, &seq, &err));
+	return seq;
+}
+
+static int commit(
+	uint64_t seq, uint64_t cut, uint64_t parent, const uint64_t *piece, int with_point)
+{
+	struct store_point_disk d = {.no = disk.no, .size = disk.size};
+	struct store_point p = {.kind = TM_POINT_CRASH, .ndisks = 1, .disks = &d};
+	struct store_commit c = {.id.cut = cut,
+		.parent.cut = parent,
+		.new_line = parent == 0,
+		.pieces = piece,
+		.npieces = piece != NULL,
+		.point = with_point ? &p : NULL};
+
+	return store_commit(st, seq, &c, NULL, &err);
+}
+
+static int reads_as(uint64_t point, uint64_t block, uint32_t id)
+{
+	char got[TM_BLOCK], want[TM_BLOCK];
+	struct store_view *v;
+
+	must(store_view_open(st, machine, disk.no, point, &v, &err));
+	must(store_view_read(v, got, sizeof(got), block * TM_BLOCK, &err));
+	store_view_close(v);
+	md_fill(id, block, want);
+	return !memcmp(got, want, TM_BLOCK);
+}
+
+TestSuite(rules, .init = setup, .fini = teardown, .timeout = 100);
+
+Test(rules, one_process_at_a_time)
+{
+	struct store *second;
+
+	cr_assert_eq(store_open(dir, &opts, &second, &err), -EBUSY);
+	cr_assert_eq(store_create(dir, &err), -EEXIST);
+}
+
+Test(rules, numbers_are_never_given_twice)
+{
+	struct store_info a, b;
+	uint64_t last = 0, seq;
+
+	must(store_info(st, &a, &err));
+	for (int i = 0; i < 5; i++) {
+		seq = begin(TM_ATTEMPT_EPOCH);
+		cr_assert_gt(seq, last);
+		last = seq;
+		reopen();
+	}
+	must(store_info(st, &b, &err));
+	cr_assert_eq(b.incarnation, a.incarnation + 5);
+	cr_assert_eq(memcmp(a.uuid, b.uuid, TM_UUID), 0);
+}
+
+Test(rules, nothing_unknown_is_deleted)
+{
+	char path[400];
+	struct stat sb;
+	int fd;
+
+	for (const char **name =
+			(const char *[]){"packs/mine", "packs/0000000a", "open/file", NULL};
+		*name; name++) {
+		snprintf(path, sizeof(path), "%s/%s", dir, *name);
+		fd = open(path, O_WRONLY | O_CREAT, 0600);
+		cr_assert_eq(write(fd, "not of this store", 17), 17);
+		close(fd);
+	}
+	/* Longer than a header, so that it cannot pass for a pack that a crash left empty. */
+	snprintf(path, sizeof(path), "%s/packs/0000000a", dir);
+	fd = open(path, O_WRONLY);
+	cr_assert_eq(ftruncate(fd, 8192), 0);
+	close(fd);
+	reopen();
+	for (const char **name =
+			(const char *[]){"packs-mine", "packs-0000000a", "open-file", NULL};
+		*name; name++) {
+		snprintf(path, sizeof(path), "%s/lost+found/%s", dir, *name);
+		cr_assert_eq(stat(path, &sb), 0, "%s", path);
+	}
+}
+
+Test(rules, an_epoch_follows_the_head)
+{
+	uint64_t a = begin(TM_ATTEMPT_EPOCH), b;
+	struct store_head h;
+
+	cr_assert_eq(store_head(st, machine, &h, &err), -ENOENT);
+	must(commit(a, 1, 0, NULL, 1));
+	b = begin(TM_ATTEMPT_EPOCH);
+	put(b, 3, 5);
+	cr_assert_eq(commit(b, 3, 2, NULL, 1), -EINVAL, "wrong parent");
+	must(commit(b, 2, 1, NULL, 0));
+	must(store_head(st, machine, &h, &err));
+	cr_assert_eq(h.seq, b);
+	cr_assert_eq(h.id.cut, 2);
+	cr_assert_eq(h.point, a, "the second was only stored");
+	cr_assert(reads_as(a, 3, 0));
+	cr_assert(reads_as(0, 3, 5));
+	cr_assert_eq(commit(b, 2, 1, NULL, 0), -ESTALE);
+	cr_assert_eq(store_abort(st, b, &err), -ESTALE);
+}
+
+Test(rules, an_overtaken_attempt_is_stale)
+{
+	uint64_t a = begin(TM_ATTEMPT_EPOCH), b = begin(TM_ATTEMPT_EPOCH);
+
+	must(commit(b, 1, 0, NULL, 1));
+	cr_assert_eq(commit(a, 2, 1, NULL, 1), -ESTALE);
+}
+
+Test(rules, a_piece_is_resumed_and_shows_with_its_epoch)
+{
+	struct store_range part = {0, 8}, *done;
+	uint64_t piece = begin(TM_ATTEMPT_INITIAL), epoch, seq;
+	uint32_t parts;
+	size_t n;
+
+	put(piece, 1, 11);
+	must(store_part(st, piece, &part, 1, 0, &err));
+	put(piece, 9, 12); /* in no part: a crash may lose it */
+	reopen();
+	must(store_attempt_resume(
+		st, disk.no, TM_ATTEMPT_INITIAL, tracking, &seq, &done, &n, &parts, &err));
+	cr_assert(seq == piece && n == 1 && parts == 1 && done[0].block == 0 && done[0].count == 8);
+	free(done);
+	cr_assert_eq(store_attempt_resume(st, disk.no, TM_ATTEMPT_INITIAL, machine, &seq, &done, &n,
+			     &parts, &err),
+		-ENOENT, "another tracking");
+	epoch = begin(TM_ATTEMPT_EPOCH);
+	cr_assert_eq(commit(epoch, 1, 0, &piece, 1), -EINVAL, "not complete");
+	put(piece, 9, 13);
+	part = (struct store_range){8, 56};
+	must(store_part(st, piece, &part, 1, 1, &err));
+	must(commit(epoch, 1, 0, &piece, 1));
+	cr_assert(reads_as(epoch, 1, 11));
+	cr_assert(reads_as(epoch, 9, 13));
+	cr_assert_eq(store_put(st, piece, disk.no, "", 0, &err), -ESTALE);
+}
+
+Test(rules, below_the_reserve_nothing_is_lost)
+{
+	struct store_opts full = opts;
+	struct store_info info;
+	uint64_t seq = begin(TM_ATTEMPT_EPOCH);
+
+	put(seq, 1, 21);
+	must(commit(seq, 1, 0, NULL, 1));
+	store_close(st);
+	full.reserve_bytes = UINT64_MAX - 1;
+	must(store_open(dir, &full, &st, &err));
+	cr_assert_eq(
+		store_attempt_begin(st, machine, TM_ATTEMPT_EPOCH, 0, NULL, &seq, &err), -ENOSPC);
+	must(store_info(st, &info, &err));
+	cr_assert(info.full && !info.failed);
+	cr_assert(reads_as(0, 1, 21));
+}
+
+Test(rules, notes)
+{
+	char *note;
+	size_t len;
+
+	cr_assert_eq(store_note_get(st, machine, &note, &len, &err), -ENOENT);
+	must(store_note_set(st, machine, "host a", 6, &err));
+	reopen();
+	must(store_note_get(st, machine, &note, &len, &err));
+	cr_assert_str_eq(note, "host a");
+	free(note);
+}
+
+static int none(void *arg, const uint8_t m[TM_UUID])
+{
+	return 1;
+}
+
+Test(rules, a_removed_machine_is_gone_its_numbers_too)
+{
+	struct store_collected r;
+	uint32_t old = disk.no;
+	uint64_t seq = begin(TM_ATTEMPT_EPOCH);
+	struct store_view *v;
+
+	put(seq, 1, 31);
+	cr_assert_eq(store_machine_remove(st, machine, &err), -EBUSY, "an attempt is open");
+	must(commit(seq, 1, 0, NULL, 1));
+	must(store_machine_remove(st, machine, &err));
+	cr_assert_eq(store_view_open(st, machine, old, 0, &v, &err), -ENOENT);
+	reopen();
+	cr_assert_eq(store_machines(st, none, NULL, &err), 0);
+	must(store_collect(st, NULL, &r, &err));
+	cr_assert_eq(r.live_bytes, 0);
+	must(store_disk_register(st, &disk, &err));
+	cr_assert_gt(disk.no, old, "a number must not come back");
+	seq = begin(TM_ATTEMPT_EPOCH);
+	must(commit(seq, 1, 0, NULL, 1));
+	cr_assert(reads_as(0, 1, 0), "nothing of the old disk shows");
+}
