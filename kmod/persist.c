@@ -171,15 +171,18 @@ static struct tm_save *compose(u64 *bytes)
 	runs = (void *)s + TM_SAVE_HEADER;
 	list_for_each_entry (d, &tm_disks, list) {
 		struct tm_save_disk *sd = &s->disk[s->disks++];
+		struct tm_map *map;
 
 		memcpy(sd->tracking, d->tracking, sizeof(sd->tracking));
 		sd->sectors = d->sectors;
 		sd->doubt = atomic_read(&d->doubt);
 		sd->first_run = at;
 		sd->runs = runs_of(d, shift, runs + at, n - at);
-		at += sd->runs;
-		if (tm_fingerprint(d, active(d), &sd->fingerprint))
+		map = tm_save_map(runs + at, sd->runs, d);
+		if (!map || tm_fingerprint(d, map, &sd->fingerprint))
 			sd->doubt |= TMK_DOUBT_ERROR;
+		tm_map_free(map);
+		at += sd->runs;
 	}
 	s->magic = TM_SAVE_MAGIC;
 	s->version = TM_SAVE_VERSION;

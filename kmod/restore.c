@@ -38,17 +38,22 @@ static enum tmk_restore_doubt check_file(struct tm_save *s, u64 len)
 	return TMK_RESTORED;
 }
 
-/* The saved runs as a map; NULL without memory. */
-static struct tm_map *map_of(struct tm_save *s, struct tm_save_disk *sd, struct tm_disk *d)
+struct tm_map *tm_save_map(const struct tmk_extent *x, u64 n, struct tm_disk *d)
 {
-	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER + sd->first_run * sizeof(*x);
 	struct tm_map *map = tm_map_new(tm_disk_blocks(d));
 	u64 i, end = tm_disk_blocks(d);
 
-	for (i = 0; map && i < sd->runs; i++)
+	for (i = 0; map && i < n; i++)
 		if (x[i].start < end)
 			tm_map_set(map, x[i].start, x[i].start + min(x[i].count, end - x[i].start));
 	return map;
+}
+
+static struct tm_map *map_of(struct tm_save *s, struct tm_save_disk *sd, struct tm_disk *d)
+{
+	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER;
+
+	return tm_save_map(x + sd->first_run, sd->runs, d);
 }
 
 static u64 writes_of(struct tm_disk *d)

@@ -41,6 +41,8 @@ struct tm_save {
 	struct tm_save_disk disk[TMK_MAX_DISKS];
 };
 
+/* Runs as a map: what is saved and restored, which may be coarser than what was dirty. NULL without memory. */
+struct tm_map *tm_save_map(const struct tmk_extent *x, u64 n, struct tm_disk *d);
 int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, u64 *print);
 
 #endif

@@ -1,0 +1,14 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# tests/vm/reboot.sh SUITE: the maps of the module across real reboots of a guest.
+set -u
+cd "$(dirname "$0")/../.." || exit 125
+suite=$1
+T=$(mktemp -d "${TMPDIR:-/tmp}/tidemark-test.XXXXXX") || exit 125
+trap 'rm -rf "$T"' EXIT
+trap 'exit 130' INT TERM HUP
+truncate -s 32M "$T/disk"
+guest() { tests/vm/vm run "$suite" --image "$T/disk" --timeout 300 -- tests/crash/guest-reboot "$1"; }
+guest doubts || exit 1
+guest leave && guest return || exit 1
+guest leave && guest foreign || exit 1
