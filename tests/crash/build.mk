@@ -11,11 +11,6 @@ bench-kmod: deps
 	tests/bench/kmod $(firstword $(filter-out bullseye,$(SUITE)))
 
 # The module's tests for long: 10,000 cuts and an hour of fuzzing on each kernel.
-soak: deps
-	@for s in $(SUITE); do for t in oracle files whole hurt; do echo "== $$t $$s"; \
-	TM_CUTS=10000 TM_FUZZ_SECONDS=3600 TM_LIMIT=40000 tests/vm/kmod.sh $$t $$s || exit 1; done; done
-
-# The module's tests for long: 10,000 cuts and an hour of fuzzing on each kernel.
 .PHONY: soak-kmod
 soak: soak-kmod
 soak-kmod: deps
