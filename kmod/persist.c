@@ -34,7 +34,7 @@ bool tm_shutting_down(void)
 }
 
 /* Reads or writes one page at a block of the disk itself, past the hook. */
-static int page_io(struct tm_disk *d, u64 block, void *page, unsigned int opf)
+static int page_io(struct tm_disk *d, u64 block, void *page, tm_opf_t opf)
 {
 	struct bio *bio = tm_bio_alloc(tm_bdev_of(&d->bdev), 1, opf, &tm_own_bios);
 	u64 sectors = get_capacity(d->gd);
@@ -196,7 +196,7 @@ static struct tm_save *compose(u64 *bytes)
 }
 
 /* vmalloc'ed memory can't be handed to a bio as it is: page by page, through one of our own. */
-static int write_blocks(const void *data, u64 first, u64 n, unsigned int flags)
+static int write_blocks(const void *data, u64 first, u64 n, tm_opf_t flags)
 {
 	void *page = (void *)get_zeroed_page(GFP_NOIO);
 	int err = 0;

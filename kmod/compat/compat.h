@@ -132,11 +132,17 @@ static inline void tm_bio_unpoll(struct bio *bio)
 #endif
 }
 
+#if HAVE_BLK_OPF_T
+typedef blk_opf_t tm_opf_t;
+#else
+typedef unsigned int tm_opf_t;
+#endif
+
 static inline struct bio *tm_bio_alloc(
-	struct block_device *bdev, unsigned int pages, unsigned int opf, struct bio_set *bs)
+	struct block_device *bdev, unsigned int pages, tm_opf_t opf, struct bio_set *bs)
 {
 #if HAVE_BIO_ALLOC_BDEV
-	return bio_alloc_bioset(bdev, pages, (__force blk_opf_t)opf, GFP_NOIO, bs);
+	return bio_alloc_bioset(bdev, pages, opf, GFP_NOIO, bs);
 #else
 	struct bio *bio = bio_alloc_bioset(GFP_NOIO, pages, bs);
 
