@@ -93,7 +93,10 @@ Test(epoch, a_disk_in_doubt_stores_only)
 	cr_assert(!v.point);
 	cr_assert(strstr(v.missing, "doubt"));
 	d[1].frames = true;
-	cr_assert_lt(judge(&next, d, 2), 0, "its data would lie on an unknown state");
+	cr_assert_eq(judge(&next, d, 2), 0, "newer than the piece that its resync will bring");
+	cr_assert(!v.point);
+	d[1].catchup = true;
+	cr_assert_lt(judge(&next, d, 2), 0, "a catch-up would lie on an unknown state");
 	cr_assert_eq(r.code, TM_E_STATE);
 	d[1] = with_piece(in_doubt);
 	cr_assert_eq(judge(&next, d, 2), 0);
@@ -119,6 +122,9 @@ Test(epoch, a_new_disk_does_not_stop_points)
 	cr_assert_eq(judge(&next, d, 2), 0);
 	cr_assert(v.point);
 	d[1].frames = true;
+	cr_assert_eq(judge(&next, d, 2), 0, "what is written during its initial sync");
+	cr_assert(v.point);
+	d[1].catchup = true;
 	cr_assert_lt(judge(&next, d, 2), 0);
 }
 
