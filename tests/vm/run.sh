@@ -118,6 +118,12 @@ run_guest() {
 	programs || exit 125
 	payload "$suite" "$dir" "$run_dir" "$drivers" "$module" "$@" || die "no payload"
 	boot "$dir" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
+	# A kernel that dies before it starts any program has seen nothing of ours: emulation does that now and then.
+	if [ $timed_out = 0 ] && [ ! -s "$run_dir/status" ] && ! grep -a -q 'Run /init as init' "$run_dir/console"; then
+		echo "vm: the kernel did not come up; once more" >&2
+		rm -f "$run_dir/out"
+		boot "$dir" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
+	fi
 	judge "$allow" "$keep"
 }
 
