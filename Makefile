@@ -98,7 +98,7 @@ check: deps
 check-quick: deps
 	tests/check --quick
 demo: deps
-	$(MAKE) progs helpers
+	@$(MAKE) -s progs helpers
 	tests/demo/run
 bench: deps
 	$(MAKE) progs helpers

@@ -14,6 +14,7 @@ reports+='|Objects remaining in|scheduling while atomic|Bad page|bad: scheduling
 accelerator() {
 	local dir=$1 boot seen=build/vm/accel probe
 	[ -w /dev/kvm ] || { echo tcg; return; }
+	mkdir -p build/vm
 	boot=$(cat /proc/sys/kernel/random/boot_id)
 	if [ "$(cut -d ' ' -f 1 "$seen" 2>/dev/null)" != "$boot" ]; then
 		probe=$(timeout -k 1 8 qemu-system-x86_64 -accel kvm -m 256 -display none -monitor none -nodefaults \
