@@ -83,7 +83,7 @@ void stream_lost(struct frame *f, int error, const char *why)
 	frame_put(f);
 }
 
-/* A frame to fill: one that has room, or a new one. The caller holds it alone. */
+/* An open frame, or a new one. The caller holds it alone. */
 static struct frame *claim(struct stream *s)
 {
 	struct frame *f;
@@ -125,6 +125,16 @@ static void send_frame(struct stream *s, struct frame *f)
 	s->digest += digest;
 	pthread_mutex_unlock(&s->lock);
 	s->push(s->push_ctx, f);
+}
+
+/* f, if a cell has room in it; else f is sent and another one taken, which may have been left full, too. */
+static struct frame *with_room(struct stream *s, struct frame *f)
+{
+	while (f->len + TM_CELL_ROOM > TM_DATA_MAX) {
+		send_frame(s, f);
+		f = claim(s);
+	}
+	return f;
 }
 
 /* A zero cell grows the one before it if it goes on from there. */
@@ -193,10 +203,7 @@ void stream_encode(struct stream *s, uint64_t block, uint32_t count, const uint8
 		return;
 	f = claim(s);
 	for (uint32_t i = 0; i < count; i += n) {
-		if (f->len + TM_CELL_ROOM > TM_DATA_MAX) {
-			send_frame(s, f);
-			f = claim(s);
-		}
+		f = with_room(s, f);
 		n = cell_blocks(block + i, count - i, bad, bit + i);
 		if (n == 1 && is_bad(bad, bit + i)) {
 			put_empty(f, block + i, 1, TM_CODEC_BAD);
@@ -302,10 +309,7 @@ static void write_zeros(struct stream *s)
 					     ? UINT32_MAX - TM_CHUNK_BLOCKS + 1
 					     : (uint32_t)e.count;
 
-			if (f->len + TM_CELL_ROOM > TM_DATA_MAX) {
-				send_frame(s, f);
-				f = claim(s);
-			}
+			f = with_room(s, f);
 			put_empty(f, e.start, n, TM_CODEC_ZERO);
 			e.start += n;
 			e.count -= n;

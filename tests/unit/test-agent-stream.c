@@ -45,6 +45,7 @@ static void push(void *ctx, struct frame *f)
 	uint32_t n = 0;
 	bool lose;
 
+	cr_assert_leq(f->len, TM_DATA_MAX);
 	pthread_mutex_lock(&sink.lock);
 	for (; at < f->len; at += size, n++) {
 		cr_assert_eq(tm_cell_check(f->cells + at, f->len - at, BLOCKS, &size, &err), 0,
@@ -62,21 +63,27 @@ static void push(void *ctx, struct frame *f)
 		stream_acked(f);
 }
 
+static void random_bytes(uint8_t *to, size_t len)
+{
+	uint64_t x = 88172645463325252ull;
+
+	for (size_t i = 0; i < len; i += 8) {
+		x ^= x << 13;
+		x ^= x >> 7;
+		x ^= x << 17;
+		memcpy(to + i, &x, 8);
+	}
+}
+
 /* Random data, a compressible stretch, and zeros. */
 static int make_file(uint8_t *content)
 {
 	char path[] = "/var/tmp/test-agent-stream.XXXXXX";
 	int fd = mkstemp(path);
-	uint64_t x = 88172645463325252ull;
 
 	cr_assert_geq(fd, 0);
 	memset(content, 0, SIZE);
-	for (size_t i = 0; i < (2u << 20); i += 8) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		memcpy(content + i, &x, 8);
-	}
+	random_bytes(content, 2u << 20);
 	memset(content + (3u << 20), 'c', 300000);
 	content[SIZE - 1] = 1;
 	cr_assert_eq(write(fd, content, SIZE), SIZE);
@@ -169,5 +176,51 @@ Test(stream, bad_blocks_and_a_lost_frame)
 	stream_exit(&s);
 	pipeline_stop(pl);
 	free(plain);
+	free(sink.image);
+}
+
+/* Cells of one raw chunk that fill a frame. */
+#define FULL (TM_DATA_MAX / (sizeof(struct tm_cell) + TM_CHUNK))
+
+static struct {
+	uint8_t *plain;
+	bool done;
+} other;
+
+/* While one worker hands its full frame on, another one fills a frame to the brim and leaves it. */
+static void push_beside(void *ctx, struct frame *f)
+{
+	if (!other.done) {
+		other.done = true;
+		stream_encode(f->stream, 512, FULL * TM_CHUNK_BLOCKS, other.plain, NULL, 0);
+	}
+	push(ctx, f);
+}
+
+Test(stream, full_frame_left_by_another)
+{
+	struct pipeline_opts opts = {
+		.memory = PIPELINE_MEMORY_MIN, .engine = READER_AIO, .depth = 4, .workers = 1};
+	uint32_t count = (FULL + 1) * TM_CHUNK_BLOCKS;
+	struct tm_err err = {0};
+	struct pipeline *pl;
+	struct stream s;
+
+	other.plain = malloc((size_t)count * TM_BLOCK);
+	random_bytes(other.plain, (size_t)count * TM_BLOCK);
+	sink.image = calloc(BLOCKS + 4, TM_BLOCK);
+	cr_assert_eq(pipeline_start(&opts, &pl, &err), 0, "%s", err.msg);
+	stream_init(&s, pl, push_beside, NULL);
+	s.disk_size = SIZE;
+	stream_encode(&s, 0, count, other.plain, NULL, 0);
+	cr_assert_eq(stream_flush(&s, &err), 0, "%s", err.msg);
+	cr_assert(other.done);
+	for (uint32_t i = 0; i < count; i++)
+		cr_assert_eq(sink.got[i], 1, "block %u came %u times", i, sink.got[i]);
+	cr_assert_eq(memcmp(sink.image, other.plain, (size_t)count * TM_BLOCK), 0);
+	cr_assert_eq(memcmp(sink.image + 512 * TM_BLOCK, other.plain, FULL * TM_CHUNK), 0);
+	stream_exit(&s);
+	pipeline_stop(pl);
+	free(other.plain);
 	free(sink.image);
 }
