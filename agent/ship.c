@@ -265,31 +265,20 @@ static int got_compared(struct link *l, const void *body, uint32_t len, struct t
 	return 0;
 }
 
-/* A refusal of an attempt loses its frames on this link; their streams fail and their owners decide. */
-static int got_error(struct link *l, const void *body, uint32_t len, struct tm_err *err)
+/* A refusal of an attempt or of a comparison loses what of it is under way on this link. */
+static void lose_refused(struct link *l, const struct tm_msg_error *m, const char *why)
 {
 	struct ship *ship = l->ship;
 	struct queue rest, lost;
-	struct tm_in_error e;
 	struct item *it;
-	char why[160];
 
-	if (tm_parse_error(body, len, &e, err))
-		return -err->code;
-	snprintf(why, sizeof(why), "the server refused: %.120s", e.text);
-	if (e.m->fatal || (!e.m->attempt && e.m->about != TM_MSG_COMPARE)) {
-		tm_fail(err, e.m->code == TM_E_FULL ? ENOSPC : EREMOTEIO, "%s", why);
-		if (e.m->code != TM_E_PROTO && e.m->code != TM_E_DAMAGED)
-			session_fail(ship->session, err, e.m->code);
-		return -err->code;
-	}
 	queue_init(&rest);
 	queue_init(&lost);
 	pthread_mutex_lock(&ship->lock);
 	while ((it = queue_take(&l->sent))) {
-		bool hit = e.m->about == TM_MSG_COMPARE
+		bool hit = m->about == TM_MSG_COMPARE
 				   ? it->compare && !lost.head
-				   : it->frame && it->frame->head.attempt == e.m->attempt;
+				   : it->frame && it->frame->head.attempt == m->attempt;
 
 		hit = hit && it != l->current;
 		if (hit)
@@ -300,8 +289,29 @@ static int got_error(struct link *l, const void *body, uint32_t len, struct tm_e
 	pthread_cond_broadcast(&ship->work);
 	pthread_mutex_unlock(&ship->lock);
 	while ((it = queue_take(&lost)))
-		item_lost(it, e.m->code == TM_E_FULL ? -ENOSPC : -EREMOTEIO, why);
-	return 0;
+		item_lost(it, m->code == TM_E_FULL ? -ENOSPC : -EREMOTEIO, why);
+}
+
+/*
+ * Streams whose frames are lost fail, and their owners decide. Where the connection ends, too, an attempt that was named loses its frames
+ * all the same: sent again from the same memory they would be refused again, for ever; read again they may be right.
+ */
+static int got_error(struct link *l, const void *body, uint32_t len, struct tm_err *err)
+{
+	struct tm_in_error e;
+	char why[160];
+
+	if (tm_parse_error(body, len, &e, err))
+		return -err->code;
+	snprintf(why, sizeof(why), "the server refused: %.120s", e.text);
+	if (e.m->attempt || e.m->about == TM_MSG_COMPARE)
+		lose_refused(l, e.m, why);
+	if (!e.m->fatal && (e.m->attempt || e.m->about == TM_MSG_COMPARE))
+		return 0;
+	tm_fail(err, e.m->code == TM_E_FULL ? ENOSPC : EREMOTEIO, "%s", why);
+	if (e.m->code != TM_E_PROTO && e.m->code != TM_E_DAMAGED)
+		session_fail(l->ship->session, err, e.m->code);
+	return -err->code;
 }
 
 static int receive(struct link *l, struct tm_conn *conn, struct tm_err *err)
