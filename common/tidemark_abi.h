@@ -204,6 +204,32 @@ struct tmk_persist {
 };
 #define TMK_PERSIST_SAVE \
 	1 /* no new file (count 0): save all maps now, as at shutdown. Any write from here on makes doubt */
+#define TMK_PERSIST_WITNESS \
+	2 /* extents: blocks of the disk that any other system changes that uses it; they replace the list before */
+#define TMK_MAX_WITNESS 8192 /* blocks in such a list */
+
+/*
+ * A block of the file while no maps are saved in it. The module writes to blocks that hold this, with their number and
+ * the same file everywhere, and to no others: whatever became of the file, nobody else's data is hit. Who has read the
+ * saved maps writes it again, first block first.
+ */
+#define TMK_MAP_EMPTY 0x7974706d656d740aULL
+struct tmk_map_block {
+	__u64 magic;   /* TMK_MAP_EMPTY */
+	__u64 index;   /* in the file, counted along the extents as registered */
+	__u8 file[16]; /* random */
+	__u8 zero[4064];
+};
+
+/* How the file begins while maps are saved in it; the rest is the module's own. */
+#define TMK_MAP_SAVED 0x70616d656469740aULL
+struct tmk_map_head {
+	__u64 magic; /* TMK_MAP_SAVED */
+	__u64 bytes; /* of the file that are in use */
+	__u8 file[16];
+	__u32 disks, pad;
+	__u64 sectors[TMK_MAX_DISKS]; /* of 512 bytes: how large each disk was */
+};
 
 struct tmk_restore {
 	__u32 disk;   /* attached disk to restore */

@@ -157,6 +157,7 @@ static void disk_free(struct tm_disk *d)
 		tm_map_free(rcu_dereference_protected(d->kept[i], true));
 	}
 	kvfree(rcu_dereference_protected(d->excluded, true));
+	kvfree(d->witness);
 	kvfree(d->images);
 	free_percpu(d->cpu);
 	kfree(d);

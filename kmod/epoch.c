@@ -560,22 +560,27 @@ void tm_tracking_new(u8 uuid[16])
 	nids = 0;
 }
 
-void tm_tracking_save(u8 uuid[16], struct tmk_id *was_acked)
+void tm_tracking_save(struct tm_tracking *t)
 {
-	memcpy(uuid, tracking, sizeof(tracking));
-	*was_acked = acked;
+	memcpy(t->uuid, tracking, sizeof(tracking));
+	t->acked = acked;
+	t->last_cut = last_cut;
+	t->nids = nids;
+	memcpy(t->ids, ids, nids * sizeof(ids[0]));
 }
 
-int tm_tracking_restore(const u8 uuid[16], const struct tmk_id *was_acked)
+/* The ids too: an answer of the server may have been lost with the connection at the shutdown. */
+int tm_tracking_restore(const struct tm_tracking *t)
 {
-	if (!memcmp(tracking, uuid, sizeof(tracking)))
+	if (!memcmp(tracking, t->uuid, sizeof(tracking)))
 		return 0;
-	if (last_cut)
+	if (last_cut || t->nids > TMK_MAX_IDS)
 		return -EEXIST;
-	memcpy(tracking, uuid, sizeof(tracking));
-	acked = *was_acked;
-	last_cut = acked.cut +
-		   TMK_MAX_IDS; /* numbers of ids that were cut and lost are not given again */
+	memcpy(tracking, t->uuid, sizeof(tracking));
+	acked = t->acked;
+	last_cut = t->last_cut;
+	nids = t->nids;
+	memcpy(ids, t->ids, nids * sizeof(ids[0]));
 	return 0;
 }
 

@@ -195,7 +195,7 @@ static long do_abort(struct file *file, union argument *a)
 
 static long do_persist(struct file *file, union argument *a)
 {
-	return a->persist.flags & ~TMK_PERSIST_SAVE || a->persist.pad ? -EINVAL
+	return a->persist.flags & ~(TMK_PERSIST_SAVE | TMK_PERSIST_WITNESS) || a->persist.pad ? -EINVAL
 								      : tm_persist(&a->persist);
 }
 

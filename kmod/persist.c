@@ -4,7 +4,9 @@
  *
  * Saving (reboot notifier, after everybody else's): all epochs are aborted, all writes held, those in flight waited
  * for; the maps and then, with a flush before and after, the header are written. From then on the first held write
- * to any disk spoils the file before it is let go: what is on the disk then is more than the map knows.
+ * to any disk spoils the file before it is let go: what is on the disk then is more than the map knows. A file without
+ * maps in it holds marked blocks, and only such blocks are ever written to: should the file have moved or gone without
+ * our knowing, nobody else's blocks are hit.
  * Restoring: see save.h. All of it is under tm_mutex but the spoiling.
  */
 #include <linux/crc32.h>
@@ -22,7 +24,9 @@ static struct {
 	struct tmk_extent *extents;
 	u32 count;
 	u64 blocks;
+	u64 saved; /* blocks that hold maps */
 	u64 generation;
+	u8 id[16]; /* as found in its blocks */
 } file;
 static bool stopping;            /* the system goes down */
 static bool tm_saved;            /* the file is good as long as no write goes on */
@@ -78,12 +82,29 @@ static void sample(struct tm_disk *d, u64 block, void *page, u32 sum[2])
 	sum[1] = page_sum(~sum[1] ^ (u32)(block >> 32), page);
 }
 
-int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, u64 *print)
+/*
+ * The blocks written last are where a file system's own notes of being mounted are; the one behind each run is where a
+ * log goes on.
+ */
+static void sample_dirty(struct tm_disk *d, const struct tm_map *map, void *page, u32 sum[2])
 {
-	u64 blocks = tm_disk_blocks(d), n, at, step;
-	u32 sum[2] = {1, 2};
+	u64 blocks = tm_disk_blocks(d), step = tm_map_count(map, blocks) / TM_SAMPLE_DIRTY + 1;
+	u64 at = 0, i = 0, b, n;
+
+	for (; (n = tm_map_run(map, NULL, &at, blocks)) && i < TM_SAMPLE_DIRTY; at += n) {
+		for (b = at; b < at + n && i < TM_SAMPLE_DIRTY; b += step, i++)
+			sample(d, b, page, sum);
+		if (at + n < blocks)
+			sample(d, at + n, page, sum);
+	}
+}
+
+int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, const struct tmk_extent *witness,
+	u32 witnesses, u64 *print)
+{
+	u64 blocks = tm_disk_blocks(d), i, b, room = TMK_MAX_WITNESS;
 	void *page = (void *)get_zeroed_page(GFP_KERNEL);
-	u64 i;
+	u32 sum[2] = {1, 2};
 
 	if (!page)
 		return -ENOMEM;
@@ -91,15 +112,10 @@ int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, u64 *print)
 		sample(d, i, page, sum);
 		sample(d, blocks - 1 - i, page, sum);
 	}
-	/* The blocks written last are where a file system's own notes of being mounted are. */
-	n = tm_map_count(map, blocks);
-	step = n / TM_SAMPLE_DIRTY + 1;
-	for (at = 0, i = 0; (n = tm_map_run(map, NULL, &at, blocks)); at += n) {
-		u64 b;
-
-		for (b = at; b < at + n && i < TM_SAMPLE_DIRTY; b += step, i++)
-			sample(d, b, page, sum);
-	}
+	for (i = 0; i < witnesses; i++)
+		for (b = 0; b < witness[i].count && room; b++, room--)
+			sample(d, witness[i].start + b, page, sum);
+	sample_dirty(d, map, page, sum);
 	free_page((unsigned long)page);
 	*print = (u64)sum[1] << 32 | sum[0];
 	return 0;
@@ -135,13 +151,14 @@ static u64 runs_of(struct tm_disk *d, unsigned int shift, struct tmk_extent *out
 	return count;
 }
 
+/* How many extents the file has to hold: the runs of all disks, and the places of their samples. */
 static u64 runs_of_all(unsigned int shift)
 {
 	struct tm_disk *d;
 	u64 n = 0;
 
 	list_for_each_entry (d, &tm_disks, list)
-		n += runs_of(d, shift, NULL, 0);
+		n += runs_of(d, shift, NULL, 0) + d->witnesses;
 	return n;
 }
 
@@ -151,10 +168,34 @@ static u64 blocks_for(u64 runs)
 	       DIV_ROUND_UP_ULL(runs * sizeof(struct tmk_extent), TMK_BLOCK);
 }
 
+/* One disk's part of the file; *at = extents so far. */
+static void compose_disk(struct tm_save *s, struct tm_disk *d, unsigned int shift, u64 n, u64 *at)
+{
+	struct tm_save_disk *sd = &s->disk[s->head.disks];
+	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER;
+	struct tm_map *map;
+
+	s->head.sectors[s->head.disks++] = d->sectors;
+	memcpy(sd->tracking, d->tracking, sizeof(sd->tracking));
+	sd->sectors = d->sectors;
+	sd->doubt = atomic_read(&d->doubt);
+	sd->first_run = *at;
+	sd->runs = runs_of(d, shift, x + *at, n - *at);
+	*at += sd->runs;
+	sd->first_witness = *at;
+	sd->witnesses = d->witnesses;
+	if (d->witnesses)
+		memcpy(x + *at, d->witness, d->witnesses * sizeof(*x));
+	*at += sd->witnesses;
+	map = tm_save_map(x + sd->first_run, sd->runs, d);
+	if (!map || tm_fingerprint(d, map, x + sd->first_witness, sd->witnesses, &sd->fingerprint))
+		sd->doubt |= TMK_DOUBT_ERROR;
+	tm_map_free(map);
+}
+
 /* The whole file in memory: as fine as fits, never with less than the maps hold. */
 static struct tm_save *compose(u64 *bytes)
 {
-	struct tmk_extent *runs;
 	struct tm_save *s;
 	struct tm_disk *d;
 	unsigned int shift = 0;
@@ -168,29 +209,17 @@ static struct tm_save *compose(u64 *bytes)
 	s = vzalloc(*bytes);
 	if (!s)
 		return NULL;
-	runs = (void *)s + TM_SAVE_HEADER;
-	list_for_each_entry (d, &tm_disks, list) {
-		struct tm_save_disk *sd = &s->disk[s->disks++];
-		struct tm_map *map;
-
-		memcpy(sd->tracking, d->tracking, sizeof(sd->tracking));
-		sd->sectors = d->sectors;
-		sd->doubt = atomic_read(&d->doubt);
-		sd->first_run = at;
-		sd->runs = runs_of(d, shift, runs + at, n - at);
-		map = tm_save_map(runs + at, sd->runs, d);
-		if (!map || tm_fingerprint(d, map, &sd->fingerprint))
-			sd->doubt |= TMK_DOUBT_ERROR;
-		tm_map_free(map);
-		at += sd->runs;
-	}
-	s->magic = TM_SAVE_MAGIC;
+	list_for_each_entry (d, &tm_disks, list)
+		compose_disk(s, d, shift, n, &at);
+	s->head.magic = TMK_MAP_SAVED;
+	s->head.bytes = *bytes;
+	memcpy(s->head.file, file.id, sizeof(file.id));
 	s->version = TM_SAVE_VERSION;
 	s->state = TM_SAVE_CLEAN;
 	s->generation = ++file.generation;
 	s->data_bytes = *bytes - TM_SAVE_HEADER;
-	s->data_sum = crc32_le(~0, (void *)runs, s->data_bytes);
-	tm_tracking_save(s->tracking, &s->acked);
+	s->data_sum = crc32_le(~0, (void *)s + TM_SAVE_HEADER, s->data_bytes);
+	tm_tracking_save(&s->tracking);
 	s->sum = crc32_le(~0, (void *)s, TM_SAVE_HEADER);
 	return s;
 }
@@ -213,20 +242,67 @@ static int write_blocks(const void *data, u64 first, u64 n, tm_opf_t flags)
 	return err;
 }
 
-static int write_file(void)
+/* Is this still the file's? ESTALE: no. The first block names the file. */
+static int check_place(u64 blocks)
+{
+	struct tmk_map_block *page = (void *)get_zeroed_page(GFP_KERNEL);
+	int err = 0;
+	u64 i;
+
+	if (!page)
+		return -ENOMEM;
+	for (i = 0; i < blocks && !err; i++) {
+		err = page_io(file.disk, file_block(i), page, REQ_OP_READ | REQ_SYNC);
+		if (!err && !i)
+			memcpy(file.id, page->file, sizeof(file.id));
+		if (!err && (page->magic != TMK_MAP_EMPTY || page->index != i ||
+				    memcmp(page->file, file.id, sizeof(file.id))))
+			err = -ESTALE;
+	}
+	free_page((unsigned long)page);
+	return err;
+}
+
+static int write_maps(void)
 {
 	u64 bytes, header = TM_SAVE_HEADER / TMK_BLOCK;
-	struct tm_save *s = compose(&bytes);
-	int err;
+	struct tm_save *s;
+	int err = check_place(1);
 
+	if (err)
+		return err;
+	s = compose(&bytes);
 	if (!s)
 		return -ENOSPC;
-	err = write_blocks((void *)s + TM_SAVE_HEADER, header, bytes / TMK_BLOCK - header, 0);
+	err = check_place(bytes / TMK_BLOCK);
+	if (!err) {
+		file.saved = bytes / TMK_BLOCK;
+		err = write_blocks(
+			(void *)s + TM_SAVE_HEADER, header, bytes / TMK_BLOCK - header, 0);
+	}
 	if (!err)
 		err = write_blocks((void *)s + TMK_BLOCK, 1, header - 1, 0);
 	if (!err)
 		err = write_blocks(s, 0, 1, REQ_PREFLUSH | REQ_FUA); /* last: it says "clean" */
 	vfree(s);
+	return err;
+}
+
+/* An empty file again; the first block first, for good before the others. */
+static int write_empty(void)
+{
+	struct tmk_map_block *page = (void *)get_zeroed_page(GFP_NOIO);
+	int err = page ? 0 : -ENOMEM;
+
+	if (page) {
+		page->magic = TMK_MAP_EMPTY;
+		memcpy(page->file, file.id, sizeof(file.id));
+	}
+	for (; file.saved && !err && page->index < file.saved; page->index++)
+		err = page_io(file.disk, file_block(page->index), page,
+			REQ_OP_WRITE | REQ_SYNC | (page->index ? 0 : REQ_PREFLUSH | REQ_FUA));
+	free_page((unsigned long)page);
+	file.saved = 0;
 	return err;
 }
 
@@ -237,13 +313,11 @@ static int write_file(void)
  */
 void tm_persist_spoil(void)
 {
-	static const char nothing[TMK_BLOCK];
-
 	if (!READ_ONCE(tm_saved))
 		return;
 	mutex_lock(&spoil_lock);
 	if (tm_saved) {
-		if (file.disk && write_blocks(nothing, 0, 1, REQ_PREFLUSH | REQ_FUA))
+		if (file.disk && write_empty())
 			pr_err("tidemark: cannot spoil the saved maps\n");
 		WRITE_ONCE(tm_saved, false);
 		tm_gate(false);
@@ -285,8 +359,10 @@ static int save(void)
 	for (i = 0; i < DRAIN_MS / 10 && !all_quiet(); i++)
 		msleep(10);
 	if (all_quiet())
-		err = write_file();
+		err = write_maps();
 	mutex_lock(&spoil_lock);
+	if (err && write_empty())
+		pr_err("tidemark: the file of the maps is in disorder\n");
 	if (err)
 		tm_gate(false);
 	else
@@ -296,15 +372,48 @@ static int save(void)
 	return err;
 }
 
+/* Takes over x. */
+static int set_witness(struct tm_disk *d, struct tmk_extent *x, u32 count)
+{
+	u64 blocks = 0;
+	u32 i;
+
+	for (i = 0; i < count && blocks <= TMK_MAX_WITNESS; i++)
+		blocks += min_t(u64, x[i].count, TMK_MAX_WITNESS + 1);
+	if (blocks > TMK_MAX_WITNESS) {
+		kvfree(x);
+		return -E2BIG;
+	}
+	tm_persist_spoil();
+	kvfree(d->witness);
+	d->witness = x;
+	d->witnesses = count;
+	return 0;
+}
+
+/* Takes over x. */
+static int set_file(struct tm_disk *d, struct tmk_extent *x, u32 count)
+{
+	u32 i;
+
+	tm_persist_spoil();
+	kvfree(file.extents);
+	file.disk = x ? d : NULL;
+	file.extents = x;
+	file.count = count;
+	for (i = 0, file.blocks = 0; i < file.count; i++)
+		file.blocks += x[i].count;
+	return 0;
+}
+
 int tm_persist(struct tmk_persist *arg)
 {
 	struct tm_disk *d = tm_disk_get(arg->disk);
 	struct tmk_extent *x = NULL;
-	u32 i;
 
 	arg->need = blocks_for(runs_of_all(0));
 	if (arg->flags & TMK_PERSIST_SAVE)
-		return arg->count ? -EINVAL : save();
+		return arg->count || arg->flags & TMK_PERSIST_WITNESS ? -EINVAL : save();
 	if (!d)
 		return -ENODEV;
 	if (arg->count) {
@@ -312,14 +421,8 @@ int tm_persist(struct tmk_persist *arg)
 		if (IS_ERR(x))
 			return PTR_ERR(x);
 	}
-	tm_persist_spoil();
-	kvfree(file.extents);
-	file.disk = x ? d : NULL;
-	file.extents = x;
-	file.count = arg->count;
-	for (i = 0, file.blocks = 0; i < file.count; i++)
-		file.blocks += x[i].count;
-	return 0;
+	return arg->flags & TMK_PERSIST_WITNESS ? set_witness(d, x, arg->count)
+						: set_file(d, x, arg->count);
 }
 
 void tm_persist_forget(struct tm_disk *d)
@@ -350,6 +453,7 @@ static struct notifier_block reboot = {.notifier_call = at_reboot, .priority = I
 int tm_persist_init(void)
 {
 	BUILD_BUG_ON(sizeof(struct tm_save) > TM_SAVE_HEADER);
+	BUILD_BUG_ON(sizeof(struct tmk_map_block) != TMK_BLOCK);
 	return register_reboot_notifier(&reboot);
 }
 

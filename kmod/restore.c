@@ -13,27 +13,35 @@ static int no(struct tmk_restore *arg, enum tmk_restore_doubt why)
 	return -EINVAL;
 }
 
+static bool beyond(u64 first, u64 n, u64 end)
+{
+	return first > end || n > end - first;
+}
+
 /* Is the file whole? */
 static enum tmk_restore_doubt check_file(struct tm_save *s, u64 len)
 {
 	u32 sum = s->sum, i;
 	u64 runs;
 
-	if (s->magic != TM_SAVE_MAGIC)
-		return s->magic ? TMK_RESTORE_NO_FILE : TMK_RESTORE_UNCLEAN;
+	if (s->head.magic == TMK_MAP_EMPTY || !s->head.magic)
+		return TMK_RESTORE_UNCLEAN;
+	if (s->head.magic != TMK_MAP_SAVED)
+		return TMK_RESTORE_NO_FILE;
 	if (s->version != TM_SAVE_VERSION)
 		return TMK_RESTORE_NO_FILE;
 	if (s->state != TM_SAVE_CLEAN)
 		return TMK_RESTORE_UNCLEAN;
 	s->sum = 0;
 	if (crc32_le(~0, (void *)s, TM_SAVE_HEADER) != sum ||
-		s->data_bytes > len - TM_SAVE_HEADER || s->disks > TMK_MAX_DISKS)
+		s->data_bytes > len - TM_SAVE_HEADER || s->head.disks > TMK_MAX_DISKS)
 		return TMK_RESTORE_CHECKSUM;
 	if (crc32_le(~0, (void *)s + TM_SAVE_HEADER, s->data_bytes) != s->data_sum)
 		return TMK_RESTORE_CHECKSUM;
 	runs = s->data_bytes / sizeof(struct tmk_extent);
-	for (i = 0; i < s->disks; i++)
-		if (s->disk[i].first_run > runs || s->disk[i].runs > runs - s->disk[i].first_run)
+	for (i = 0; i < s->head.disks; i++)
+		if (beyond(s->disk[i].first_run, s->disk[i].runs, runs) ||
+			beyond(s->disk[i].first_witness, s->disk[i].witnesses, runs))
 			return TMK_RESTORE_CHECKSUM;
 	return TMK_RESTORED;
 }
@@ -47,13 +55,6 @@ struct tm_map *tm_save_map(const struct tmk_extent *x, u64 n, struct tm_disk *d)
 		if (x[i].start < end)
 			tm_map_set(map, x[i].start, x[i].start + min(x[i].count, end - x[i].start));
 	return map;
-}
-
-static struct tm_map *map_of(struct tm_save *s, struct tm_save_disk *sd, struct tm_disk *d)
-{
-	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER;
-
-	return tm_save_map(x + sd->first_run, sd->runs, d);
 }
 
 static u64 writes_of(struct tm_disk *d)
@@ -70,18 +71,21 @@ static u64 writes_of(struct tm_disk *d)
 static enum tmk_restore_doubt find(
 	struct tm_save *s, struct tm_disk *d, struct tm_save_disk **out, struct tm_map **map)
 {
+	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER;
 	enum tmk_restore_doubt why = TMK_RESTORE_NO_DISK;
 	u64 print;
 	u32 i;
 
-	for (i = 0; i < s->disks; i++) {
+	for (i = 0; i < s->head.disks; i++) {
 		struct tm_save_disk *sd = &s->disk[i];
 
 		if (sd->sectors != d->sectors)
 			continue;
 		why = TMK_RESTORE_FOREIGN;
-		*map = map_of(s, sd, d);
-		if (*map && !tm_fingerprint(d, *map, &print) && print == sd->fingerprint) {
+		*map = tm_save_map(x + sd->first_run, sd->runs, d);
+		if (*map &&
+			!tm_fingerprint(d, *map, x + sd->first_witness, sd->witnesses, &print) &&
+			print == sd->fingerprint) {
 			*out = sd;
 			return sd->doubt ? TMK_RESTORE_DOUBT : TMK_RESTORED;
 		}
@@ -101,7 +105,7 @@ static int restore(struct tm_save *s, struct tm_disk *d, struct tmk_restore *arg
 		why = find(s, d, &sd, &map);
 	if (!why && writes_of(d))
 		why = TMK_RESTORE_LATE;
-	if (!why && tm_tracking_restore(s->tracking, &s->acked))
+	if (!why && tm_tracking_restore(&s->tracking))
 		why = TMK_RESTORE_LATE;
 	if (!why) {
 		mine = rcu_dereference_protected(

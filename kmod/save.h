@@ -3,46 +3,45 @@
  * The saved maps as they lie on a disk: a header of TM_SAVE_HEADER bytes, then the dirty runs of all disks as struct
  * tmk_extent. Native byte order: they are read where they were written.
  *
- * They hold if the header says clean, all sums are right, and the fingerprint (samples of the disk's ends and of what was
- * written last) is that of the disk now, before anything was written to it. User space overwrites the first block with
- * zeroes and flushes, before it restores: a map is used once.
+ * They hold if the header says clean, all sums are right, and the fingerprint (samples of the disk's ends, of the places
+ * that user space named, and of what was written last) is that of the disk now, before anything was written to it. User
+ * space makes the file an empty one again and flushes, before it restores: a map is used once.
  */
 #ifndef TM_SAVE_H
 #define TM_SAVE_H
 
 #include "tidemark.h"
 
-#define TM_SAVE_MAGIC   0x70616d656469740aULL
-#define TM_SAVE_VERSION 1
+#define TM_SAVE_VERSION 2
 #define TM_SAVE_CLEAN   1
-#define TM_SAVE_HEADER  8192
-#define TM_SAMPLE_ENDS  64  /* blocks at either end */
-#define TM_SAMPLE_DIRTY 512 /* of the dirty ones, evenly */
+#define TM_SAVE_HEADER  12288
+#define TM_SAMPLE_ENDS  64   /* blocks at either end */
+#define TM_SAMPLE_DIRTY 1024 /* of the dirty ones, evenly */
 
 struct tm_save_disk {
 	u8 tracking[16];
 	u64 sectors, fingerprint;
 	u64 first_run, runs;
-	u32 doubt, reserved;
+	u64 first_witness; /* extents behind the runs */
+	u32 witnesses;
+	u32 doubt;
 	u64 activity[2]; /* place and size of an activity log, when there is one */
 };
 
 struct tm_save {
-	u64 magic;
+	struct tmk_map_head head;
 	u32 version, state;
 	u64 generation;
 	u64 data_bytes;
-	u32 data_sum;
-	u32 disks;
-	u8 tracking[16];
-	struct tmk_id acked;
-	u64 reserved[16];
+	u32 data_sum, reserved;
+	struct tm_tracking tracking;
 	u32 pad, sum; /* of the header with sum = 0 */
 	struct tm_save_disk disk[TMK_MAX_DISKS];
 };
 
 /* Runs as a map: what is saved and restored, which may be coarser than what was dirty. NULL without memory. */
 struct tm_map *tm_save_map(const struct tmk_extent *x, u64 n, struct tm_disk *d);
-int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, u64 *print);
+int tm_fingerprint(struct tm_disk *d, const struct tm_map *map, const struct tmk_extent *witness,
+	u32 witnesses, u64 *print);
 
 #endif

@@ -63,6 +63,8 @@ struct tm_disk {
 	struct tm_map __rcu *kept
 		[TM_MAPS]; /* of a frozen epoch: blocks drained or with an image: no need to preserve */
 	struct tm_exclusion __rcu *excluded;
+	struct tmk_extent *witness; /* sampled when maps are saved; under tm_mutex */
+	u32 witnesses;
 	atomic_t doubt;
 
 	/* fixed while attached */
@@ -213,8 +215,16 @@ bool tm_frozen_settled(void);
 u64 tm_events(void);
 void tm_tracking_new(u8 uuid[16]);
 void tm_gate(bool shut); /* holds all writes; returns when no hook lets one pass any more */
-void tm_tracking_save(u8 tracking[16], struct tmk_id *acked);
-int tm_tracking_restore(const u8 tracking[16], const struct tmk_id *acked);
+/* What is known of the line of epochs; saved with the maps. */
+struct tm_tracking {
+	u8 uuid[16];
+	struct tmk_id acked;
+	u64 last_cut;
+	u32 nids, pad;
+	struct tmk_id ids[TMK_MAX_IDS];
+};
+void tm_tracking_save(struct tm_tracking *t);
+int tm_tracking_restore(const struct tm_tracking *t);
 void tm_epoch_exit(void);
 
 /* disk.c */
