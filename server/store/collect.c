@@ -41,6 +41,7 @@ static int compact_disk(struct store *st, uint32_t no, struct tm_err *err)
 
 int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
 {
+	struct squash *q;
 	uint32_t ndisks, i;
 	int ret = 0, mine;
 
@@ -54,8 +55,10 @@ int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
 		mine = st->disks[i] &&
 		       (!machine || !memcmp(st->disks[i]->machine, machine, TM_UUID));
 		pthread_rwlock_unlock(&st->lock);
-		if (mine)
-			ret = squash_disk(st, i, err);
+		if (mine) {
+			q = squash_begin(st, i, err);
+			ret = q ? squash_end(q) : -err->code;
+		}
 		if (mine && !ret)
 			ret = compact_disk(st, i, err);
 	}

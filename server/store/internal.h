@@ -479,8 +479,12 @@ struct store_view {
 int view_visible(struct store_view *v, const struct vis *vis, size_t n, struct tm_err *err);
 void readers_free(struct store_view *v);
 
-/* squash.c: deletes what no point sees, both families taken together. */
-int squash_disk(struct store *st, uint32_t disk, struct tm_err *err);
+/*
+ * squash.c: deletes what no point sees, both families of a disk taken together. Begin takes what is there now and the index lock (for
+ * reading; NULL and *err on error), end does the work, gives back all and must follow from the same thread.
+ */
+struct squash *squash_begin(struct store *st, uint32_t disk, struct tm_err *err);
+int squash_end(struct squash *q);
 
 /* filter.c */
 /* Is there a kept point or a view in [from, to), or the newest state (to == NEVER)? st->lock held. */

@@ -2,6 +2,10 @@
 /*
  * What one family still holds under newer versions of the other. The compaction filter sees one family at a time; this pass walks
  * both side by side and deletes what no kept point, no view and not the newest state sees, taking both into account.
+ *
+ * What an attempt has spilled may change until it ends: a chunk that comes again takes the blocks over it out of the index. The
+ * iterators show such entries as they once were, so they count only if the attempt had ended before the iterators were made, even if
+ * it is committed by the time they are looked at. Else a chunk could be taken for hidden by blocks that are gone.
  */
 #include <stdlib.h>
 
@@ -19,6 +23,8 @@ struct version {
 struct squash {
 	struct store *st;
 	uint32_t disk;
+	struct vis *vis; /* as of before the iterators */
+	size_t nvis;
 	rocksdb_iterator_t *chunk, *block;
 	rocksdb_writebatch_t *b;
 	struct version *v;
@@ -65,7 +71,7 @@ static int add(struct squash *q, rocksdb_iterator_t *it, uint8_t which)
 		q->v = grown;
 	}
 	q->v[q->n] = (struct version){.seq = key_seq(rocksdb_iter_key(it, &len)), .which = which};
-	/* The flags for now; when it became visible is asked for under the lock. */
+	/* The flags for now: look_up() makes of them what they mean. */
 	q->v[q->n++].gone = (uint8_t)rocksdb_iter_value(it, &len)[offsetof(struct loc, flags)];
 	return 0;
 }
@@ -96,7 +102,7 @@ static int newest_first(const void *x, const void *y)
 	return (a->which == TM_CHUNK_BLOCKS) - (b->which == TM_CHUNK_BLOCKS);
 }
 
-static void look_up(struct squash *q, struct version *v)
+static void look_up(const struct squash *q, struct version *v)
 {
 	const struct vis *vis;
 	int cond = v->gone & LOC_COND;
@@ -105,7 +111,7 @@ static void look_up(struct squash *q, struct version *v)
 	v->at = v->seq;
 	if (!cond)
 		return;
-	vis = vis_find(q->st->vis, q->st->nvis, v->seq);
+	vis = vis_find(q->vis, q->nvis, v->seq);
 	v->at = vis ? vis->at : NEVER;
 	v->gone = vis && vis->at == NEVER && vis->state == VIS_ENDED;
 }
@@ -201,25 +207,56 @@ static int walk(struct squash *q)
 	return ret ? ret : flush(q, 1);
 }
 
-int squash_disk(struct store *st, uint32_t disk, struct tm_err *err)
+/* Before the iterators are made, and before the index lock is taken. */
+static int snapshot(struct squash *q)
 {
-	struct squash q = {.st = st, .disk = disk, .err = err};
-	int ret = index_enter(st, err);
+	struct store *st = q->st;
 
-	if (ret)
-		return ret;
-	q.chunk = index_iter(&st->ix, CF_CHUNK, 1);
-	q.block = index_iter(&st->ix, CF_BLOCK, 1);
-	q.b = rocksdb_writebatch_create();
-	ret = walk(&q);
+	pthread_rwlock_rdlock(&st->lock);
+	q->vis = malloc((st->nvis + 1) * sizeof(*q->vis));
+	if (q->vis && st->nvis)
+		memcpy(q->vis, st->vis, st->nvis * sizeof(*q->vis));
+	q->nvis = st->nvis;
+	pthread_rwlock_unlock(&st->lock);
+	return q->vis ? 0 : tm_fail(q->err, ENOMEM, "out of memory");
+}
+
+struct squash *squash_begin(struct store *st, uint32_t disk, struct tm_err *err)
+{
+	struct squash *q = calloc(1, sizeof(*q));
+
+	if (!q) {
+		tm_fail(err, ENOMEM, "out of memory");
+		return NULL;
+	}
+	q->st = st;
+	q->disk = disk;
+	q->err = err;
+	if (snapshot(q) || index_enter(st, err)) {
+		free(q->vis);
+		free(q);
+		return NULL;
+	}
+	q->chunk = index_iter(&st->ix, CF_CHUNK, 1);
+	q->block = index_iter(&st->ix, CF_BLOCK, 1);
+	q->b = rocksdb_writebatch_create();
+	return q;
+}
+
+int squash_end(struct squash *q)
+{
+	int ret = walk(q);
+
 	if (!ret)
-		ret = index_iter_error(q.chunk, err);
+		ret = index_iter_error(q->chunk, q->err);
 	if (!ret)
-		ret = index_iter_error(q.block, err);
-	rocksdb_writebatch_destroy(q.b);
-	rocksdb_iter_destroy(q.chunk);
-	rocksdb_iter_destroy(q.block);
-	index_leave(st);
-	free(q.v);
+		ret = index_iter_error(q->block, q->err);
+	rocksdb_writebatch_destroy(q->b);
+	rocksdb_iter_destroy(q->chunk);
+	rocksdb_iter_destroy(q->block);
+	index_leave(q->st);
+	free(q->v);
+	free(q->vis);
+	free(q);
 	return ret;
 }
