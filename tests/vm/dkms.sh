@@ -50,7 +50,7 @@ END
 tests/vm/vm chroot "$suite" --bind "$dir" -- bash "$dir/install" "$dir" "$version" ||
 	{ echo "FAILED: DKMS in $suite"; exit 1; }
 
-tests/vm/vm run "$suite" --module "$dir/module" --disk 256M --timeout 1000 -- tests/vm/guest/reload 200 &
+tests/vm/vm run "$suite" --module "$dir/module" --disk 256M --timeout 500 -- tests/vm/guest/reload 200 &
 child=$!
 wait $child
 rc=$?

@@ -5,7 +5,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 125
 theme=$1 suite=$2
-vm() { exec tests/vm/vm run "$suite" --timeout "${TM_LIMIT:-1500}" "$@"; }
+vm() { exec tests/vm/vm run "$suite" --timeout "${TM_LIMIT:-600}" "$@"; }
 case $theme in
 oracle) vm --disk 32M --disk 32M --disk 32M --disk 32M,4k -- tests/crash/guest-oracle "${TM_CUTS:-500}" ;;
 files) vm --disk 48M --disk 48M -- tests/crash/guest-files "${TM_CUTS:-60}" ;;

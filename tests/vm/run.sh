@@ -47,11 +47,11 @@ tsc_khz() {
 	"$tool"
 }
 
-qemu_pid='' run_dir='' relay_pid=''
+qemu_pid='' run_dir='' relay_pid='' monitor_pid=''
 cleanup() {
 	trap - EXIT
 	[ -n "$qemu_pid" ] && kill -KILL "$qemu_pid" 2>/dev/null
-	[ -n "$relay_pid" ] && kill "$relay_pid" 2>/dev/null
+	[ -n "$relay_pid" ] && kill "$relay_pid" "$monitor_pid" 2>/dev/null
 	[ -n "$run_dir" ] && rm -rf "$run_dir"
 }
 
@@ -78,8 +78,10 @@ add_disk() {
 	if [ "$what" = disk ]; then
 		file=$run_dir/disk$i format=raw
 		truncate -s "$base" "$file" || die "no disk of size $base"
+		fresh+=("$base" "$file")
 	else
 		file=$(realpath "$base") && [ -e "$file" ] || die "no image $base"
+		kept_disks=1
 		format=$(qemu-img info --output=json "$file" | sed -n 's/.*"format": "\([a-z0-9]*\)".*/\1/p' | tail -n 1)
 	fi
 	case $kind in scsi) drivers+=' virtio_scsi sd_mod' ;; nvme) drivers+=' nvme' ;; esac
@@ -89,6 +91,7 @@ add_disk() {
 
 run_guest() {
 	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' disks=() ndisks=0 drivers='' module='' dir
+	local fresh=() kept_disks=0 accel i
 	shift
 	mkdir -p build/tmp
 	sweep_runs
@@ -118,32 +121,66 @@ run_guest() {
 	[ -n "$module" ] || [ ! -f kmod/Kbuild ] || module=build/kmod/$suite
 	programs || exit 125
 	payload "$suite" "$dir" "$run_dir" "$drivers" "$module" "$@" || die "no payload"
-	boot "$dir" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
+	accel=$(accelerator "$dir")
+	boot "$dir" "$accel" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
 	# A kernel that dies before it starts any program has seen nothing of ours: emulation does that now and then.
 	if [ $timed_out = 0 ] && [ ! -s "$run_dir/status" ] && ! grep -a -q 'Run /init as init' "$run_dir/console"; then
 		echo "vm: the kernel did not come up; once more" >&2
-		rm -f "$run_dir/out"
-		boot "$dir" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
+		boot "$dir" "$accel" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
+	fi
+	if [ "$accel" = tcg ] && [ $kept_disks = 0 ] && ran_stale_code; then
+		echo "vm: the emulator ran code that the guest had replaced; all of it once more, on one thread" >&2
+		for ((i = 0; i < ${#fresh[@]}; i += 2)); do
+			: >"${fresh[i + 1]}" && truncate -s "${fresh[i]}" "${fresh[i + 1]}" || die "no fresh disk"
+		done
+		boot "$dir" tcg,thread=single "$mem" "$smp" "$append" "$limit" "${disks[@]}"
 	fi
 	judge "$allow" "$keep"
 }
 
-# boot IMAGE-DIR MEM SMP APPEND LIMIT DISK-ARG...: runs QEMU until it ends or LIMIT is over; sets "timed_out".
+# ran_stale_code: did the guest stumble over a breakpoint that was gone? Kernels change their code (for ftrace) under a
+# breakpoint on its first byte. QEMU before 8.1 can keep the translation of a breakpoint for good if one processor
+# translates it at the moment that another one takes it away ("accel/tcg: Always lock pages before translation" ended
+# that). The processor then traps for ever on the first byte of a function, or dies of an int3 that nobody owns. A stock
+# kernel whose function tracer is switched on and off does so within a second; with all processors on one thread of the
+# emulator it cannot happen.
+ran_stale_code() {
+	grep -a -q 'int3: 0000' "$run_dir/console" ||
+		grep -a -A 12 'soft lockup - CPU' "$run_dir/console" | grep -q 'RIP: 0010:[A-Za-z0-9_.]*+0x[04]/'
+}
+
+# explain: what the guest's processors and blocked tasks do, before it is ended: into its log, and their registers (no
+# symbols; but the guest need not answer) into the monitor's.
+explain() {
+	printf 'info registers -a\n' >&8
+	printf 'sendkey alt-sysrq-%s\n' l w >&8
+	sleep 10
+	printf 'info registers -a\n' >&8
+	sleep 1
+}
+
+# boot IMAGE-DIR ACCELERATOR MEM SMP APPEND LIMIT DISK-ARG...: runs QEMU until it ends or LIMIT is over; sets "timed_out".
 boot() {
-	local dir=$1 mem=$2 smp=$3 append=$4 limit=$5 accel cpu
-	shift 5
-	accel=$(accelerator "$dir")
+	local dir=$1 accel=$2 mem=$3 smp=$4 append=$5 limit=$6 cpu
+	shift 6
 	cpu=$([ "$accel" = kvm ] && echo host || echo max,-avx,-avx2,-la57)
-	mkfifo "$run_dir/out"
+	rm -f "$run_dir/out" "$run_dir/late" "$run_dir"/monitor.*
+	mkfifo "$run_dir/out" "$run_dir/monitor.in" "$run_dir/monitor.out"
+	exec 8<>"$run_dir/monitor.in"
 	: >"$run_dir/console"
+	: >"$run_dir/status"
 	cat "$run_dir/out" &
 	relay_pid=$!
+	cat "$run_dir/monitor.out" >"$run_dir/monitor.log" &
+	monitor_pid=$!
 	setpriv --pdeathsig KILL qemu-system-x86_64 -accel "$accel" -cpu "$cpu" -m "$mem" -smp "$smp" \
-		-nodefaults -no-user-config -no-reboot -display none -monitor none \
+		-nodefaults -no-user-config -no-reboot -display none \
+		-chardev "pipe,id=monitor,path=$run_dir/monitor" \
+		-mon chardev=monitor,mode=readline \
 		-kernel "$dir/kernel" -initrd "$dir/initrd" \
 		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off nokaslr audit=0 random.trust_cpu=on \
-watchdog_thresh=60 workqueue.watchdog_thresh=120 rcupdate.rcu_cpu_stall_timeout=240 \
-sysctl.kernel.hung_task_timeout_secs=200 $(clock_args) $append" \
+watchdog_thresh=60 softlockup_panic=1 softlockup_all_cpu_backtrace=1 sysrq_always_enabled workqueue.watchdog_thresh=120 rcupdate.rcu_cpu_stall_timeout=240 \
+sysctl.kernel.hung_task_timeout_secs=200 sysctl.kernel.hung_task_panic=1 $(clock_args) $append" \
 		-chardev "file,id=console,path=$run_dir/console" -serial chardev:console \
 		"$@" \
 		-drive "if=none,id=base,file=$dir/base.img,format=raw,readonly=on" \
@@ -158,14 +195,15 @@ sysctl.kernel.hung_task_timeout_secs=200 $(clock_args) $append" \
 	timed_out=0
 	# Ends by itself soon after QEMU, also when nobody is left to end it.
 	( timeout "$limit" tail --pid=$qemu_pid -s 1 -f /dev/null
-	  [ $? = 124 ] && touch "$run_dir/late" && kill -TERM $qemu_pid ) 2>/dev/null &
+	  [ $? = 124 ] && touch "$run_dir/late" && explain && kill -TERM $qemu_pid ) 2>/dev/null &
 	wait $qemu_pid
+	exec 8>&-
 	qemu_pid=''
 	[ -e "$run_dir/late" ] && timed_out=1
 	# QEMU opens the pipe early; if it failed before that, nobody will close it.
-	[ -s "$run_dir/status" ] || kill $relay_pid 2>/dev/null
-	wait $relay_pid 2>/dev/null
-	relay_pid=''
+	[ -s "$run_dir/status" ] || kill $relay_pid $monitor_pid 2>/dev/null
+	wait $relay_pid $monitor_pid 2>/dev/null
+	relay_pid='' monitor_pid=''
 }
 
 # judge ALLOW KEEP: the run's verdict, as the exit status of the harness.
@@ -174,14 +212,20 @@ judge() {
 	tr -d '\0\r' <"$run_dir/console" >"$log"
 	[ -z "$keep" ] || cp "$log" "$keep"
 	status=$(cat "$run_dir/status" 2>/dev/null)
-	if grep -E "$reports" "$log" | grep -v -E -q "$allow"; then
+	[ $timed_out = 0 ] || sed '/sysrq: Show/,$d' "$log" >"$log.before"
+	[ $timed_out = 1 ] || cp "$log" "$log.before"
+	if grep -E "$reports" "$log.before" | grep -v -E -q "$allow"; then
 		echo "vm: the kernel's log holds a report:" >&2
-		grep -E -B 2 -A 40 -m 3 "$reports" "$log" | head -n 120 | sed 's/^/vm| /' >&2
+		grep -E -B 2 -A 40 -m 3 "$reports" "$log.before" | head -n 150 | sed 's/^/vm| /' >&2
 		exit 99
 	fi
 	if [ $timed_out = 1 ]; then
-		echo "vm: timed out; the kernel's log ends:" >&2
-		tail -n 30 "$log" | sed 's/^/vm| /' >&2
+		echo "vm: timed out; the kernel's log ends, what it was doing, and where its processors were:" >&2
+		{
+			tail -n 20 "$log.before"
+			sed -n '/sysrq: Show/,$p' "$log" | grep -v ' ? ' | head -n 150
+			grep -a -o -E 'CPU#[0-9]+|RIP=[0-9a-f]+|HLT=[01]' "$run_dir/monitor.log" | paste -s -d ' '
+		} | sed 's/^/vm| /' >&2
 		exit 124
 	fi
 	if [ -z "$status" ]; then
