@@ -17,6 +17,11 @@ struct filter {
 	int any;
 };
 
+int epoch_unpublished(const struct machine *m, uint64_t at)
+{
+	return !m->has_head || at > m->head_seq;
+}
+
 int points_need(struct store *st, const struct machine *m, uint64_t from, uint64_t to)
 {
 	if (to == NEVER || machine_point_from(m, from) < to)
@@ -49,6 +54,8 @@ static int judge(struct filter *f, const char *key, const struct loc *l)
 		at = v->at;
 	}
 	m = st->owner[disk];
+	if (epoch_unpublished(m, at))
+		return 0;
 	if (points_need(st, m, at, f->superseded)) {
 		if (at < f->superseded)
 			f->superseded = at;

@@ -489,6 +489,11 @@ int squash_end(struct squash *q);
 /* filter.c */
 /* Is there a kept point or a view in [from, to), or the newest state (to == NEVER)? st->lock held. */
 int points_need(struct store *st, const struct machine *m, uint64_t from, uint64_t to);
+/*
+ * Does what became visible at `at` belong to an epoch that is in the index, but whose point is not among the machine's yet? Then it is
+ * neither judged nor held against older versions: the point of an epoch before it may not be known yet, either. st->lock held.
+ */
+int epoch_unpublished(const struct machine *m, uint64_t at);
 rocksdb_compactionfilterfactory_t *filter_factory(void *st);
 
 #endif

@@ -109,8 +109,11 @@ static void look_up(const struct squash *q, struct version *v)
 
 	v->gone = 0;
 	v->at = v->seq;
-	if (!cond)
+	if (!cond) {
+		if (epoch_unpublished(q->st->owner[q->disk], v->at))
+			v->at = NEVER;
 		return;
+	}
 	vis = vis_find(q->vis, q->nvis, v->seq);
 	v->at = vis ? vis->at : NEVER;
 	v->gone = vis && vis->at == NEVER && vis->state == VIS_ENDED;
