@@ -43,6 +43,11 @@ int remove_tree(int at, const char *name, struct tm_err *err);
 int to_lost_found(int root, int from, const char *what, const char *name, struct tm_err *err);
 uint64_t free_bytes(int dirfd);
 
+/* identity.c: writes store.json, durably; reads it into st (uuid, incarnation, moved). */
+int identity_write(
+	int rootfd, const uint8_t uuid[TM_UUID], uint64_t incarnation, struct tm_err *err);
+int identity_read(struct store *st, struct tm_err *err);
+
 /* ---- The index (index.c) ---- */
 
 enum cf { CF_META, CF_CHUNK, CF_BLOCK, CF_POINT, CF_ATTEMPT, CF_PACK, CF_N };
@@ -206,7 +211,8 @@ int pack_held(struct packs *ps, uint32_t no);
 /* Header of a pack and of each put in it: enough to rebuild the index from packs alone. */
 struct pack_header {
 	char magic[8]; /* "TMPACK1\n" */
-	uint32_t format, no, disk, pad;
+	uint32_t format, no, disk;
+	uint32_t nonce; /* drawn: two lives of a store may give out the same number */
 	uint64_t incarnation;
 	uint8_t uuid[TM_UUID];
 	uint64_t sum; /* xxh3-64 of what stands before */
@@ -341,6 +347,7 @@ struct store {
 	struct store_opts o;
 	uint8_t uuid[TM_UUID];
 	uint64_t incarnation;
+	uint8_t moved; /* store.json was copied here since it was written */
 
 	pthread_rwlock_t index_lock;
 	struct index ix;

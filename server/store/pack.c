@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -209,6 +210,8 @@ static int write_header(struct packs *ps, int fd, uint32_t no, uint32_t disk, st
 		.format = STORE_FORMAT, .no = no, .disk = disk, .incarnation = ps->incarnation};
 	char page[PACK_HEADER_LEN] = {0};
 
+	if (getrandom(&h.nonce, sizeof(h.nonce), 0) != sizeof(h.nonce))
+		return tm_fail_errno(err, "cannot draw a number");
 	memcpy(h.magic, "TMPACK1\n", sizeof(h.magic));
 	memcpy(h.uuid, ps->uuid, sizeof(h.uuid));
 	h.sum = XXH3_64bits(&h, offsetof(struct pack_header, sum));

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Making, opening and closing a store; its lock, its description file, its space.
+ * Making, opening and closing a store; its lock, its space.
  */
-#include <cjson/cJSON.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,55 +13,6 @@
 #include <uuid/uuid.h>
 
 #include "server/store/internal.h"
-
-static int write_json(
-	int rootfd, const uint8_t uuid[TM_UUID], uint64_t incarnation, struct tm_err *err)
-{
-	char text[400], id[37];
-	int n;
-
-	uuid_unparse_lower(uuid, id);
-	n = snprintf(text, sizeof(text),
-		"{\n\t\"program\": \"tidemark\",\n\t\"format\": %d,\n\t\"features\": [],\n"
-		"\t\"uuid\": \"%s\",\n\t\"incarnation\": %llu\n}\n",
-		STORE_FORMAT, id, (unsigned long long)incarnation);
-	return replace_file(rootfd, "store.json", text, (size_t)n, err);
-}
-
-static int check_json(const cJSON *j, struct store *st, struct tm_err *err)
-{
-	const cJSON *format = cJSON_GetObjectItem(j, "format");
-	const cJSON *features = cJSON_GetObjectItem(j, "features");
-	const cJSON *id = cJSON_GetObjectItem(j, "uuid");
-	const cJSON *inc = cJSON_GetObjectItem(j, "incarnation");
-
-	if (!cJSON_IsNumber(format) || !cJSON_IsArray(features) || !cJSON_IsString(id) ||
-		!cJSON_IsNumber(inc) || uuid_parse(id->valuestring, st->uuid))
-		return tm_fail(err, EBADMSG, "store.json is damaged: restore it from a backup");
-	if (format->valuedouble != STORE_FORMAT || cJSON_GetArraySize(features) > 0)
-		return tm_fail(err, ENOTSUP,
-			"the store has format %.0f or features that this version does not know: "
-			"use a newer one",
-			format->valuedouble);
-	st->incarnation = (uint64_t)inc->valuedouble;
-	return 0;
-}
-
-static int read_json(struct store *st, struct tm_err *err)
-{
-	char *text;
-	size_t len;
-	cJSON *j;
-	int ret;
-
-	if (slurp(st->rootfd, "store.json", 64 << 10, &text, &len, err))
-		return tm_wrap(err, "%s is not a store", st->path);
-	j = cJSON_Parse(text);
-	ret = check_json(j, st, err);
-	cJSON_Delete(j);
-	free(text);
-	return ret;
-}
 
 int store_create(const char *dir, struct tm_err *err)
 {
@@ -98,7 +48,7 @@ int store_create(const char *dir, struct tm_err *err)
 	/* Last: only a whole store has its description. */
 	uuid_generate(id);
 	if (!ret)
-		ret = write_json(fd, id, 0, err);
+		ret = identity_write(fd, id, 0, err);
 	close(fd);
 	return ret;
 }
@@ -281,12 +231,35 @@ static void defaults(struct store_opts *o, const struct store_opts *given)
 		o->own_pack_mib = 16;
 }
 
+/*
+ * The store's files were copied here: it may be an older state of a store that has given out numbers since. The clock takes the counter
+ * past these (8,192 a second since 2024), so that no number means two attempts; only a wrong clock could make it fail, and the size of
+ * the step below makes that unlikely. Durable before the identity that says that this was done.
+ */
+static int skip_numbers(struct store *st, uint64_t *next, struct tm_err *err)
+{
+	int64_t since = (int64_t)time(NULL) - 1704067200;
+	uint64_t by_clock = since > 0 ? (uint64_t)since << 13 : 0;
+	rocksdb_writebatch_t *b;
+	int ret;
+
+	/* A store without attempts has nothing to be confused with. */
+	if (*next == 1)
+		return 0;
+	*next = by_clock > *next ? by_clock : *next + (1ull << 32);
+	b = rocksdb_writebatch_create();
+	rocksdb_writebatch_put_cf(b, st->ix.cf[CF_META], "seq", 3, (char *)next, sizeof(*next));
+	ret = index_write(&st->ix, b, 1, err);
+	rocksdb_writebatch_destroy(b);
+	return ret;
+}
+
 static int open_steps(struct store *st, struct tm_err *err)
 {
 	uint64_t next;
 
 	st->rootfd = open_dir(AT_FDCWD, st->path, err);
-	if (st->rootfd < 0 || lock_store(st, err) || read_json(st, err))
+	if (st->rootfd < 0 || lock_store(st, err) || identity_read(st, err))
 		return -err->code;
 	st->packsfd = open_dir(st->rootfd, "packs", err);
 	if (st->packsfd < 0)
@@ -295,8 +268,9 @@ static int open_steps(struct store *st, struct tm_err *err)
 	if (st->openfd < 0)
 		return -err->code;
 	st->incarnation++;
-	if (write_json(st->rootfd, st->uuid, st->incarnation, err) || open_index(st, err) ||
-		load_counter(st, "seq", &next, err))
+	if (open_index(st, err) || load_counter(st, "seq", &next, err) ||
+		(st->moved && skip_numbers(st, &next, err)) ||
+		identity_write(st->rootfd, st->uuid, st->incarnation, err))
 		return -err->code;
 	st->next_seq = st->reserved_seq = next;
 	if (machines_load(st, err) || attempts_load(st, err) || open_packs(st, err))
