@@ -243,6 +243,43 @@ void catalog_close(struct catalog *c)
 	free(c);
 }
 
+static int copy_pages(sqlite3 *from, sqlite3 *to)
+{
+	sqlite3_backup *b = sqlite3_backup_init(to, "main", from, "main");
+	int rc;
+
+	if (!b)
+		return sqlite3_errcode(to);
+	rc = sqlite3_backup_step(b, -1);
+	sqlite3_backup_finish(b);
+	return rc == SQLITE_DONE ? SQLITE_OK : rc;
+}
+
+int catalog_copy(const char *dir, const char *to, struct tm_err *err)
+{
+	CLEANUP_FREE char *path = tm_path("%s/catalog.db", dir);
+	sqlite3 *in = NULL, *out = NULL;
+	int rc;
+
+	if (!path)
+		return tm_fail(err, ENOMEM, "out of memory");
+	/* A connection of its own: a reader sees one moment and nobody waits for it. */
+	rc = sqlite3_open_v2(path, &in, SQLITE_OPEN_READWRITE, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_open_v2(to, &out, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL);
+	if (rc == SQLITE_OK) {
+		sqlite3_busy_timeout(in, 10000);
+		rc = copy_pages(in, out);
+	}
+	/* What closing may still write belongs to the copy. */
+	if (sqlite3_close(out) != SQLITE_OK && rc == SQLITE_OK)
+		rc = SQLITE_IOERR;
+	sqlite3_close(in);
+	if (rc != SQLITE_OK)
+		return tm_fail(err, code_of(rc), "cannot copy the catalog: %s", sqlite3_errstr(rc));
+	return chmod(to, 0600) ? tm_fail_errno(err, "%s", to) : 0;
+}
+
 int catalog_set(struct catalog *c, const uint8_t *machine, const char *key, const char *value,
 	struct tm_err *err)
 {

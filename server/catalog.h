@@ -27,6 +27,11 @@ struct catalog;
 int catalog_open(const char *dir, bool create, struct catalog **out, struct tm_err *err);
 void catalog_close(struct catalog *c); /* NULL is fine */
 
+/*
+ * Copies DIR/catalog.db as it is at one moment into a new file, while others use it and without holding them up. The file is not yet durable.
+ */
+int catalog_copy(const char *dir, const char *to, struct tm_err *err);
+
 struct catalog_machine {
 	uint8_t uuid[TM_UUID];
 	char host[TM_NAME_MAX + 1];

@@ -160,6 +160,7 @@ AUDITED(unpin, control_unpin)
 AUDITED(checkpoint, control_checkpoint)
 AUDITED(policy_set, control_policy_set)
 AUDITED(scrub, control_scrub)
+AUDITED(backup, control_backup)
 
 static const struct tm_control_cmd commands[] = {
 	{"token", token_audited},
@@ -175,6 +176,7 @@ static const struct tm_control_cmd commands[] = {
 	{"policy", control_policy},
 	{"policy_set", policy_set_audited},
 	{"scrub", scrub_audited},
+	{"backup", backup_audited},
 	{"audit", control_audits},
 	{NULL, NULL},
 };

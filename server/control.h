@@ -34,6 +34,10 @@ int control_policy_set(
 int control_scrub(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);
 
+/* control_backup.c */
+int control_backup(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);
+
 /* control_point.c */
 int control_points(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <grp.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 #include "server/init.h"
 #include "server/keeper.h"
 #include "server/listen.h"
+#include "server/store/backup.h"
 
 static const struct tm_setting settings[] = {
 	TM_SETTING("server", "listen", TM_SET_STRING, struct server_conf, listen, 1, 255, "*:7340"),
@@ -60,6 +62,7 @@ static const struct tm_setting settings[] = {
 
 struct options {
 	const char *dir, *config, *listen, *socket, *user;
+	const char *restore;
 	bool init, rebuild;
 	int level;
 };
@@ -71,6 +74,7 @@ static int usage(FILE *f, int code)
 		"                       [--user NAME] [--debug]\n"
 		"       tidemark-server --dir DIR --init [--listen ADDR:PORT]\n"
 		"       tidemark-server --dir DIR --rebuild\n"
+		"       tidemark-server --dir DIR --restore BACKUP\n"
 		"\n"
 		"Receives the disks of enrolled machines and keeps their recovery points in DIR. FILE is\n"
 		"DIR/server.conf unless named. It needs no privileges: started as root with --user, it\n"
@@ -82,8 +86,8 @@ static int parse(int argc, char **argv, struct options *o)
 {
 	static const struct option longs[] = {{"dir", 1, 0, 'd'}, {"config", 1, 0, 'c'},
 		{"listen", 1, 0, 'l'}, {"socket", 1, 0, 's'}, {"user", 1, 0, 'u'},
-		{"init", 0, 0, 'i'}, {"rebuild", 0, 0, 'r'}, {"debug", 0, 0, 'D'},
-		{"help", 0, 0, 'h'}, {"version", 0, 0, 'V'}, {0}};
+		{"init", 0, 0, 'i'}, {"rebuild", 0, 0, 'r'}, {"restore", 1, 0, 'R'},
+		{"debug", 0, 0, 'D'}, {"help", 0, 0, 'h'}, {"version", 0, 0, 'V'}, {0}};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
@@ -108,6 +112,9 @@ static int parse(int argc, char **argv, struct options *o)
 			break;
 		case 'r':
 			o->rebuild = true;
+			break;
+		case 'R':
+			o->restore = optarg;
 			break;
 		case 'D':
 			o->level = TM_LOG_DEBUG;
@@ -242,6 +249,23 @@ static int signals(struct tm_err *err)
 	return fd < 0 ? tm_fail_errno(err, "signalfd") : fd;
 }
 
+static int restore(const struct options *o, struct tm_err *err)
+{
+	struct backup_result r;
+	int rc = store_restore(o->restore, o->dir, &r, err);
+
+	if (rc)
+		return rc;
+	if (r.damaged)
+		return tm_fail(err, EBADMSG,
+			"put back, but %" PRIu64
+			" packs of the backup are damaged, such as %s: start the server and run serverctl scrub",
+			r.damaged, r.first_damaged);
+	printf("%" PRIu64 " points, %" PRIu64 " packs, %" PRIu64 " bytes put back into %s\n",
+		r.points, r.packs, r.bytes, o->dir);
+	return 0;
+}
+
 static int start(const struct options *o, struct tm_err *err)
 {
 	struct server s = {.dir = NULL};
@@ -254,6 +278,8 @@ static int start(const struct options *o, struct tm_err *err)
 		return init_store(o->dir, o->listen, err);
 	if (o->rebuild)
 		return rebuild_catalog(o->dir, err);
+	if (o->restore)
+		return restore(o, err);
 	rc = load_config(o, &s.conf, err);
 	if (!rc) {
 		sigfd = signals(err);
@@ -275,7 +301,7 @@ int main(int argc, char **argv)
 	umask(0027);
 	if (start(&o, &err) == 0)
 		return 0;
-	if (o.init || o.rebuild)
+	if (o.init || o.rebuild || o.restore)
 		fprintf(stderr, "tidemark-server: %s\n", err.msg);
 	else
 		tm_log(TM_LOG_ERR, "%s", err.msg);

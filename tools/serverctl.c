@@ -38,12 +38,13 @@ char *serverctl_sibling(const char *name)
 	return tm_path("%s", name);
 }
 
-/* init and rebuild work on a store without a daemon: the daemon's own program does them. */
+/* init, rebuild and restore work on a store without a daemon: the daemon's own program does them. */
 static int offline(struct tm_cli *cli, const char *what)
 {
 	CLEANUP_FREE char *program = serverctl_sibling("tidemark-server");
 	const char *dir = tm_cli_value(cli, "dir"), *listen = tm_cli_value(cli, "listen");
-	const char *argv[] = {program, "--dir", dir, what, NULL, NULL, NULL};
+	const char *argv[] = {program, "--dir", dir, what, NULL, NULL, NULL, NULL};
+	const char **next = argv + 4;
 	int status;
 	pid_t pid;
 
@@ -51,9 +52,11 @@ static int offline(struct tm_cli *cli, const char *what)
 		return tm_cli_usage(cli, "--dir is missing");
 	if (!program)
 		return tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
+	if (cli->argc)
+		*next++ = cli->argv[0];
 	if (listen) {
-		argv[4] = "--listen";
-		argv[5] = listen;
+		*next++ = "--listen";
+		*next++ = listen;
 	}
 	pid = fork();
 	if (pid == 0) {
@@ -81,6 +84,11 @@ static int cmd_init(struct tm_cli *cli)
 static int cmd_rebuild(struct tm_cli *cli)
 {
 	return offline(cli, "--rebuild");
+}
+
+static int cmd_restore(struct tm_cli *cli)
+{
+	return offline(cli, "--restore");
 }
 
 /* args with one string; NULL value: left out. */
@@ -333,6 +341,9 @@ static const struct tm_cli_opt policy_opts[] = {
 static const struct tm_cli_opt scrub_opts[] = {
 	{"heal", NULL, "bring damaged parts of the newest state back from their sources"},
 	{"rate", "SIZE", "bytes to read per second (default 256M)"}, {NULL, NULL, NULL}};
+static const struct tm_cli_opt backup_opts[] = {
+	{"rate", "SIZE", "bytes to copy per second (default: as fast as it goes)"},
+	{NULL, NULL, NULL}};
 static const struct tm_cli_opt audit_opts[] = {
 	{"max", "N", "the newest N entries (default 100)"}, {NULL, NULL, NULL}};
 
@@ -361,6 +372,11 @@ static const struct tm_cli_cmd commands[] = {
 	{"scrub", "[MACHINE]", "verify everything that is stored",
 		"Interrupted, it goes on from there the next time. Exit 1 if damage was found.",
 		scrub_opts, 0, 1, serverctl_scrub},
+	{"backup", "DIR", "copy store, catalog and keys, while the server runs",
+		"DIR belongs to the server's user and holds nothing else. The next backup to it copies what is new.",
+		backup_opts, 1, 1, serverctl_backup},
+	{"restore", "BACKUP", "put a backup into an empty folder, while no daemon runs on it", NULL,
+		dir_opts, 1, 1, cmd_restore},
 	{"rebuild", "", "make a new catalog from the store, while no daemon runs", NULL, dir_opts,
 		0, 0, cmd_rebuild},
 	{"audit", "", "what operators did", NULL, audit_opts, 0, 0, cmd_audit},

@@ -31,9 +31,10 @@ void serve_end(struct tm_cli *cli, struct serve *s);
 int serverctl_nbd(struct tm_cli *cli);
 int serverctl_export(struct tm_cli *cli);
 
-/* serverctl-policy.c */
+/* serverctl-policy.c, serverctl-backup.c */
 int serverctl_policy(struct tm_cli *cli);
 int serverctl_scrub(struct tm_cli *cli);
+int serverctl_backup(struct tm_cli *cli);
 
 /* A program of ours: beside this one, in ../sbin, or by $PATH. Malloc'ed. */
 char *serverctl_sibling(const char *name);

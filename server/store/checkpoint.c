@@ -59,7 +59,7 @@ static int describe(int dirfd, const struct store_point *p, struct tm_err *err)
 
 static int wanted(const struct store_point *p, uint32_t disk)
 {
-	if (disk == 0)
+	if (disk == 0 || !p)
 		return 1;
 	for (uint32_t i = 0; i < p->ndisks; i++)
 		if (p->disks[i].no == disk)
@@ -67,7 +67,17 @@ static int wanted(const struct store_point *p, uint32_t disk)
 	return 0;
 }
 
-/* Links the shared packs and the disks' own; a pack that another disk owns cannot hold anything of the point. */
+static int empty_file(int at, const char *name, struct tm_err *err)
+{
+	int fd = openat(at, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return tm_fail_errno(err, "cannot create %s", name);
+	close(fd);
+	return 0;
+}
+
+/* Links the shared packs and the disks' own; a pack that another disk owns cannot hold anything of the point. p NULL: all. */
 static int link_packs(struct store *st, int to, const struct store_point *p, struct tm_err *err)
 {
 	rocksdb_iterator_t *it;
@@ -88,9 +98,13 @@ static int link_packs(struct store *st, int to, const struct store_point *p, str
 			continue;
 		memcpy(&disk, val, sizeof(disk));
 		pack_name(name, get_be32(key));
-		/* One that is gone already is told of when it is read. */
-		if (wanted(p, disk) && linkat(st->packsfd, name, to, name, 0) && errno != ENOENT)
+		/* One that is gone already is told of when it is read; an empty file says so of all. */
+		if (!wanted(p, disk) || !linkat(st->packsfd, name, to, name, 0))
+			continue;
+		if (errno != ENOENT)
 			ret = tm_fail_errno(err, "cannot link pack %s", name);
+		else if (!p)
+			ret = empty_file(to, name, err);
 	}
 	if (!ret)
 		ret = index_iter_error(it, err);
@@ -145,14 +159,14 @@ static int sync_all(int at, const char *name, struct tm_err *err)
 	return ret;
 }
 
-static int fill(struct store *st, int dirfd, const char *path, const struct store_point *p,
+/* The index first: packs it refers to are not removed meanwhile (checkpoint_lock), later ones do no harm. Returns the packs' folder. */
+static int fill_links(struct store *st, int dirfd, const char *path, const struct store_point *p,
 	struct tm_err *err)
 {
 	char index[4600];
-	int packs, lock, ret;
+	int packs, ret;
 
 	snprintf(index, sizeof(index), "%s/index", path);
-	/* The index first: packs it refers to are not removed meanwhile (checkpoint_lock), later ones do no harm. */
 	ret = checkpoint_index(st, index, err);
 	if (ret)
 		return ret;
@@ -161,7 +175,19 @@ static int fill(struct store *st, int dirfd, const char *path, const struct stor
 		return packs;
 	ret = link_packs(st, packs, p, err);
 	if (!ret)
-		ret = sync_dir(packs, "packs", err);
+		return packs;
+	close(packs);
+	return ret;
+}
+
+static int fill(struct store *st, int dirfd, const char *path, const struct store_point *p,
+	struct tm_err *err)
+{
+	int packs = fill_links(st, dirfd, path, p, err), lock, ret;
+
+	if (packs < 0)
+		return packs;
+	ret = sync_dir(packs, "packs", err);
 	close(packs);
 	if (!ret)
 		ret = sync_all(dirfd, "index", err);
@@ -171,6 +197,29 @@ static int fill(struct store *st, int dirfd, const char *path, const struct stor
 	if (lock >= 0)
 		close(lock);
 	return ret ? ret : describe(dirfd, p, err);
+}
+
+int checkpoint_hold(struct store *st, const char *name, struct tm_err *err)
+{
+	char path[4400];
+	int dirfd, packs, ret = remove_tree(st->openfd, name, err);
+
+	if (ret)
+		return ret;
+	dirfd = make_dir(st->openfd, name, err);
+	if (dirfd < 0)
+		return dirfd;
+	snprintf(path, sizeof(path), "%s/open/%s", st->path, name);
+	pthread_mutex_lock(&st->checkpoint_lock);
+	packs = fill_links(st, dirfd, path, NULL, err);
+	pthread_mutex_unlock(&st->checkpoint_lock);
+	if (packs >= 0) {
+		close(packs);
+		return dirfd;
+	}
+	close(dirfd);
+	remove_tree(st->openfd, name, &(struct tm_err){0});
+	return packs;
 }
 
 static int make(struct store *st, const char *name, const struct store_point *p, struct tm_err *err)

@@ -353,7 +353,7 @@ struct store {
 	struct index ix;
 	struct packs packs;
 	atomic_int index_failed, full;
-	atomic_int compacting, collecting;
+	atomic_int compacting, collecting, copying;
 	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
 	_Atomic uint64_t space_checked_ms, space_put; /* when, and bytes put since */
 
@@ -485,6 +485,12 @@ struct store_view {
 /* Keeps for the view which conditional attempts it sees. */
 int view_visible(struct store_view *v, const struct vis *vis, size_t n, struct tm_err *err);
 void readers_free(struct store_view *v);
+
+/*
+ * checkpoint.c: STORE/open/NAME with a checkpoint of the index and links of all packs; one that is missing is an empty file. NAME begins
+ * with '.': it does not outlive the process; remove_tree() ends it. Returns its descriptor.
+ */
+int checkpoint_hold(struct store *st, const char *name, struct tm_err *err);
 
 /*
  * squash.c: deletes what no point sees, both families of a disk taken together. Begin takes what is there now and the index lock (for
