@@ -51,7 +51,8 @@ static void thaw_all(const int *fds, size_t n)
 /* Everything before the freezing is done here: from then on the child only waits, and makes system calls. */
 static void watchdog(int sock, const int *fds, size_t n, uint64_t limit_ns)
 {
-	uint64_t end = 0;
+	bool late = false;
+	uint64_t end;
 	char c = 0;
 
 	signal(SIGTERM, SIG_IGN);
@@ -61,15 +62,20 @@ static void watchdog(int sock, const int *fds, size_t n, uint64_t limit_ns)
 	for (;;) {
 		struct pollfd p = {.fd = sock, .events = POLLIN};
 		uint64_t now = tm_mono_ns();
-		int ret = now >= end ? 0 : poll(&p, 1, (int)((end - now) / TM_MS) + 1);
+		int ret;
 
-		if (ret < 0 && errno == EINTR)
+		if (now >= end) {
+			late = true;
+			thaw_all(fds, n);
+			/* And again: one that took long to freeze may have been frozen only after this. */
+			end = now + TM_SEC / 10;
+		}
+		ret = poll(&p, 1, (int)((end - now) / TM_MS) + 1);
+		if (ret == 0 || (ret < 0 && errno == EINTR))
 			continue;
-		if (ret == 0 && now < end)
-			continue;
-		/* The agent thaws itself and says so; else (time over, agent dead) it is done here. */
+		/* The agent thaws by itself and says so; if it died it is done here. */
 		if (ret > 0 && read(sock, &c, 1) == 1 && c == 'd')
-			_exit(0);
+			_exit(late ? 3 : 0);
 		thaw_all(fds, n);
 		_exit(3);
 	}
