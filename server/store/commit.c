@@ -280,22 +280,54 @@ static void flush_packs(struct store *st, struct group *g)
 	}
 }
 
-/* After a failed write the index is opened anew; what it then says counts. */
-static int happened(struct store *st, uint64_t number)
+/* The number of the last group that the index holds. */
+static uint64_t last_group(struct store *st)
 {
 	struct tm_err err;
 	uint64_t found = 0;
 	size_t len;
 	char *val;
 
-	if (store_index_reopen(st, &err))
-		return 0;
 	if (index_get(&st->ix, CF_META, "group", 5, &val, &len, &err) > 0) {
 		if (len == sizeof(found))
 			memcpy(&found, val, sizeof(found));
 		rocksdb_free(val);
 	}
-	return found == number;
+	return found;
+}
+
+/* After a failed write the index is opened anew; what it then says counts. */
+static int happened(struct store *st, uint64_t number)
+{
+	struct tm_err err;
+
+	if (!store_index_reopen(st, &err))
+		return last_group(st) == number;
+	st->doubt = number;
+	return 0;
+}
+
+/*
+ * The index could not be opened then; another try. If it holds the group all the same, its points and heads are not those in memory, and
+ * what compaction took since would be missing in them: only a restart helps.
+ */
+static int reopen_late(struct store *st, struct tm_err *err)
+{
+	int ret;
+
+	atomic_store(&st->loaded, 0);
+	ret = store_index_reopen(st, err);
+	if (!ret && st->doubt && last_group(st) == st->doubt) {
+		store_index_shut(st);
+		return tm_fail(err, EIO,
+			"a commit that was answered with an error is in the index all the same: "
+			"restart the server");
+	}
+	if (!ret) {
+		st->doubt = 0;
+		atomic_store(&st->loaded, 1);
+	}
+	return ret;
 }
 
 static void make_durable(struct store *st, struct group *g)
@@ -305,7 +337,7 @@ static void make_durable(struct store *st, struct group *g)
 	int ret;
 
 	flush_packs(st, g);
-	if (atomic_load(&st->index_failed) && store_index_reopen(st, &err)) {
+	if (atomic_load(&st->index_failed) && reopen_late(st, &err)) {
 		fail_all(g, &err);
 		return;
 	}

@@ -380,6 +380,7 @@ struct store {
 	pthread_cond_t queue_cond;
 	struct request *queue, **queue_tail;
 	pthread_t committer;
+	uint64_t doubt; /* the committer's: a group that failed and may have happened; 0 = none */
 	uint8_t stopping, started;
 };
 
@@ -405,6 +406,8 @@ int store_peek(struct store *st);
 
 /* Opens the index again after it refused a write (store.c). */
 int store_index_reopen(struct store *st, struct tm_err *err);
+/* Closes it; all that needs it fails from here on. */
+void store_index_shut(struct store *st);
 /* -ENOSPC below the reserve (store.c). */
 int store_space(struct store *st, struct tm_err *err);
 

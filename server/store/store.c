@@ -89,6 +89,14 @@ int store_index_reopen(struct store *st, struct tm_err *err)
 	return ret;
 }
 
+void store_index_shut(struct store *st)
+{
+	pthread_rwlock_wrlock(&st->index_lock);
+	index_close(&st->ix);
+	atomic_store(&st->index_failed, 1);
+	pthread_rwlock_unlock(&st->index_lock);
+}
+
 static int reserve_packs(void *arg, uint32_t no, struct tm_err *err)
 {
 	struct store *st = arg;
