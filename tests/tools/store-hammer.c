@@ -4,12 +4,13 @@
  *
  *   store-hammer run DIR LOG EPOCHS     commit so many epochs per machine, going on where the store stands
  *   store-hammer collect DIR            give back all space, look at every cell
- *   store-hammer verify DIR LOG         every acknowledged point is there and exact, nothing unacknowledged but the last epoch
+ *   store-hammer verify DIR LOG         every acknowledged point is there and exact, nothing unacknowledged but the last two epochs
  *
  * What an epoch holds follows from its machine and number alone. LOG (outside the store) gets a line when a commit was
  * acknowledged ("A machine cut seq") and before points are dropped ("D machine seq"). Every eighth epoch brings a resync
  * piece in four parts, which is resumed after a kill. While this runs, other threads read kept points back.
  */
+#include "tests/tools/store-hammer-verify.h"
 #include "tests/tools/store-hammer.h"
 
 /* ---- Running ---- */
@@ -24,38 +25,8 @@ static void say(const char *fmt, unsigned machine, uint64_t a, uint64_t b)
 		die("log", strerror(errno));
 }
 
-static void open_machines(void)
-{
-	struct store_disk d;
-	struct store_head h;
-	struct tm_err err;
-
-	for (unsigned i = 0; i < MACHINES; i++) {
-		struct machine *m = &machines[i];
-
-		m->index = i;
-		memset(m->uuid, (int)i + 1, TM_UUID);
-		pthread_mutex_init(&m->lock, NULL);
-		for (int k = 0; k < DISKS; k++) {
-			memset(&d, 0, sizeof(d));
-			memcpy(d.machine, m->uuid, TM_UUID);
-			memset(d.uuid, 16 * k + (int)i + 1, TM_UUID);
-			d.size = (uint64_t)BLOCKS * TM_BLOCK;
-			snprintf(d.name, sizeof(d.name), "sd%c", 'a' + k);
-			must(store_disk_register(st, &d, &err), "disk", &err);
-			m->no[k] = d.no;
-			m->image[k] = calloc(BLOCKS, TM_BLOCK);
-			if (!m->image[k])
-				die("memory", "none");
-		}
-		if (!store_head(st, m->uuid, &h, &err))
-			while (m->cut < h.id.cut)
-				advance(m);
-	}
-}
-
 struct stale {
-	const struct machine *m;
+	const struct source *m;
 	uint64_t tracking, seq;
 	int complete;
 };
@@ -74,7 +45,7 @@ static int find_stale(void *arg, const struct store_attempt_info *a)
 	return 1;
 }
 
-static void put_piece_part(struct machine *m, uint64_t cut, uint64_t seq, uint32_t part)
+static void put_piece_part(struct source *m, uint64_t cut, uint64_t seq, uint32_t part)
 {
 	static _Thread_local char buf[BLOCKS * (TM_BLOCK + sizeof(struct tm_cell))];
 	uint32_t from = part * (BLOCKS / PARTS), to = from + BLOCKS / PARTS;
@@ -100,7 +71,7 @@ static int is_done(const struct store_range *r, size_t n, uint32_t block)
 }
 
 /* The piece of this epoch: begun, or gone on with where a kill left it. */
-static uint64_t make_piece(struct machine *m, uint64_t cut)
+static uint64_t make_piece(struct source *m, uint64_t cut)
 {
 	struct stale s = {.m = m, .tracking = cut};
 	uint8_t tracking[TM_UUID] = {0};
@@ -149,7 +120,7 @@ static void *put_half(void *arg)
  * Two threads put into the same attempt. An epoch's cells are all of one instant, so a block that changes twice is sent as it is at the
  * end: changes are made first, cells after.
  */
-static void put_epoch(struct machine *m, uint64_t cut, uint64_t seq)
+static void put_epoch(struct source *m, uint64_t cut, uint64_t seq)
 {
 	static _Thread_local struct half a, b;
 	unsigned n = changes(cut);
@@ -185,17 +156,6 @@ static void put_epoch(struct machine *m, uint64_t cut, uint64_t seq)
 		free(a.buf[i]);
 }
 
-static void keep(struct machine *m, uint64_t seq)
-{
-	struct kept k = {.seq = seq};
-
-	for (int d = 0; d < DISKS; d++)
-		k.sum[d] = XXH3_64bits(m->image[d], (size_t)BLOCKS * TM_BLOCK);
-	pthread_mutex_lock(&m->lock);
-	m->ring[m->nring++ % RING] = k;
-	pthread_mutex_unlock(&m->lock);
-}
-
 struct seqs {
 	uint64_t seq[4096];
 	size_t n;
@@ -211,7 +171,7 @@ static int add_seq(void *arg, const struct store_point *p)
 }
 
 /* Every other of the older points goes. */
-static void drop_some(struct machine *m)
+static void drop_some(struct source *m)
 {
 	static _Thread_local struct seqs s;
 	uint64_t go[4096];
@@ -229,44 +189,93 @@ static void drop_some(struct machine *m)
 	must(store_points_drop(st, m->uuid, go, n, &err), "drop", &err);
 }
 
-static void one_epoch(struct machine *m)
+/* A commit on its way. */
+struct flight {
+	struct kept kept; /* what the point will be */
+	uint64_t cut;
+	int point;
+	sem_t landed;
+};
+
+static void landed(void *arg, int ret, const struct store_result *result, const struct tm_err *err)
 {
-	uint64_t cut = m->cut + 1, seq, piece = 0;
-	struct store_point_disk disks[DISKS] = {0};
-	struct store_point p = {.kind = TM_POINT_CRASH, .ndisks = DISKS, .disks = disks};
-	struct store_commit c = {.id = id_of(m, cut),
-		.parent = id_of(m, cut - 1),
-		.new_line = cut == 1,
-		.pieces = &piece,
-		.point = cut % 7 ? &p : NULL};
+	struct flight *f = arg;
+
+	must(ret, "commit", err);
+	sem_post(&f->landed);
+}
+
+/* Puts the next epoch. */
+static void load(struct source *m, struct flight *f, uint64_t *piece)
+{
 	struct tm_err err;
 
-	if (has_piece(cut)) {
-		piece = make_piece(m, cut);
-		c.npieces = 1;
-	}
-	must(store_attempt_begin(st, m->uuid, TM_ATTEMPT_EPOCH, 0, NULL, &seq, &err), "begin",
-		&err);
-	put_epoch(m, cut, seq);
+	f->cut = ++m->cut;
+	f->point = f->cut % 7 != 0;
+	sem_init(&f->landed, 0, 0);
+	*piece = has_piece(f->cut) ? make_piece(m, f->cut) : 0;
+	must(store_attempt_begin(st, m->uuid, TM_ATTEMPT_EPOCH, 0, NULL, &f->kept.seq, &err),
+		"begin", &err);
+	put_epoch(m, f->cut, f->kept.seq);
+	for (int d = 0; d < DISKS; d++)
+		f->kept.sum[d] = XXH3_64bits(m->image[d], (size_t)BLOCKS * TM_BLOCK);
+}
+
+static void start(const struct source *m, struct flight *f, const uint64_t *piece)
+{
+	struct store_point_disk disks[DISKS] = {0};
+	struct store_point p = {.kind = TM_POINT_CRASH, .ndisks = DISKS, .disks = disks};
+	struct store_commit c = {.id = id_of(m, f->cut),
+		.parent = id_of(m, f->cut - 1),
+		.new_line = f->cut == 1,
+		.pieces = piece,
+		.npieces = *piece != 0,
+		.point = f->point ? &p : NULL};
+
 	for (int d = 0; d < DISKS; d++) {
 		disks[d].no = m->no[d];
 		disks[d].size = (uint64_t)BLOCKS * TM_BLOCK;
 	}
-	must(store_commit(st, seq, &c, NULL, &err), "commit", &err);
-	m->cut = cut;
-	say(c.point ? "A %u %llu %llu\n" : "S %u %llu %llu\n", m->index, cut, seq);
-	if (c.point)
-		keep(m, seq);
+	store_commit_start(st, f->kept.seq, &c, landed, f);
+}
+
+static void finish(struct source *m, struct flight *f)
+{
+	while (sem_wait(&f->landed))
+		;
+	sem_destroy(&f->landed);
+	say(f->point ? "A %u %llu %llu\n" : "S %u %llu %llu\n", m->index, f->cut, f->kept.seq);
+	pthread_mutex_lock(&m->lock);
+	if (f->point)
+		m->ring[m->nring++ % RING] = f->kept;
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* The next epoch; now and then two at once, which come to be written together. */
+static void some_epochs(struct source *m)
+{
+	unsigned n = m->cut % 4 == 0 ? PAIR : 1;
+	struct flight f[PAIR];
+	uint64_t piece[PAIR];
+
+	for (unsigned i = 0; i < n; i++)
+		load(m, &f[i], &piece[i]);
+	for (unsigned i = 0; i < n; i++)
+		start(m, &f[i], &piece[i]);
+	for (unsigned i = 0; i < n; i++)
+		finish(m, &f[i]);
 }
 
 static void *work(void *arg)
 {
-	struct machine *m = arg;
+	struct source *m = arg;
+	uint64_t end = m->cut + epochs, dropped = m->cut / 20;
 
-	for (unsigned long i = 0; i < epochs; i++) {
-		one_epoch(m);
-		if (m->cut % 20 == 0)
+	while (m->cut < end) {
+		some_epochs(m);
+		if (m->cut / 20 != dropped)
 			drop_some(m);
+		dropped = m->cut / 20;
 	}
 	return NULL;
 }
@@ -281,7 +290,7 @@ static void *reader(void *arg)
 	struct kept k;
 
 	while (!atomic_load(&stop)) {
-		struct machine *m = &machines[draw(&r, MACHINES)];
+		struct source *m = &machines[draw(&r, MACHINES)];
 		unsigned d = draw(&r, DISKS);
 
 		pthread_mutex_lock(&m->lock);
@@ -311,16 +320,10 @@ static void *keeper(void *arg)
 		must(store_collect(st, &o, &r, &err), "collect", &err);
 		if (r.damaged)
 			die("collect", "found a damaged cell");
-		usleep(100000);
+		usleep(20000);
 	}
 	return NULL;
 }
-
-static const struct store_opts small = {.reserve_bytes = UINT64_MAX,
-	.items_max = 100,
-	.pack_bytes = 4 << 20,
-	.buffer_bytes = 2 << 20,
-	.cache_bytes = 2 << 20};
 
 static int run(const char *dir)
 {
@@ -346,139 +349,7 @@ static int run(const char *dir)
 	return 0;
 }
 
-/* ---- Verifying ---- */
-
-struct verify {
-	struct machine *m;
-	char *buf;
-	const char *log;
-	unsigned points;
-};
-
-static int verify_point(void *arg, const struct store_point *p)
-{
-	struct verify *v = arg;
-	struct machine *m = v->m;
-	struct store_view *view;
-	struct tm_err err;
-
-	while (m->cut < p->id.cut)
-		advance(m);
-	if (m->cut != p->id.cut)
-		die("points", "out of order");
-	for (int d = 0; d < DISKS; d++) {
-		must(store_view_open(st, m->uuid, m->no[d], p->seq, &view, &err), "view", &err);
-		must(store_view_read(view, v->buf, (size_t)BLOCKS * TM_BLOCK, 0, &err), "read",
-			&err);
-		store_view_close(view);
-		for (uint32_t b = 0; b < BLOCKS; b++)
-			if (memcmp(v->buf + (size_t)b * TM_BLOCK,
-				    m->image[d] + (size_t)b * TM_BLOCK, TM_BLOCK)) {
-				fprintf(stderr, "machine %u, disk %d, cut %llu, block %u differs\n",
-					m->index, d, (unsigned long long)m->cut, b);
-				_exit(1);
-			}
-	}
-	v->points++;
-	return 0;
-}
-
-static int has_seq(void *arg, const struct store_point *p)
-{
-	return p->seq == *(uint64_t *)arg;
-}
-
-/* What the log says must be true of the store. */
-static void verify_log(const char *path)
-{
-	uint64_t last[MACHINES] = {0}, a, b;
-	static uint64_t acked[1 << 20][2];
-	size_t n = 0;
-	struct store_head h;
-	struct tm_err err;
-	FILE *f = fopen(path, "r");
-	char line[200], what;
-	unsigned m;
-
-	if (!f)
-		die(path, strerror(errno));
-	while (fgets(line, sizeof(line), f)) {
-		if (!strchr(line, '\n') ||
-			sscanf(line, "%c %u %llu %llu", &what, &m, (unsigned long long *)&a,
-				(unsigned long long *)&b) != 4 ||
-			m >= MACHINES)
-			continue;
-		if (what == 'D') {
-			for (size_t i = 0; i < n; i++)
-				if (acked[i][0] == m && acked[i][1] == a)
-					acked[i][0] = MACHINES;
-			continue;
-		}
-		last[m] = a;
-		if (what == 'A' && n < 1 << 20) {
-			acked[n][0] = m;
-			acked[n++][1] = b;
-		}
-	}
-	fclose(f);
-	for (size_t i = 0; i < n; i++)
-		if (acked[i][0] < MACHINES &&
-			store_points(st, machines[acked[i][0]].uuid, acked[i][1], has_seq,
-				&acked[i][1], &err) != 1) {
-			fprintf(stderr, "machine %llu: acknowledged point %llu is gone\n",
-				(unsigned long long)acked[i][0], (unsigned long long)acked[i][1]);
-			_exit(1);
-		}
-	for (m = 0; m < MACHINES; m++) {
-		a = store_head(st, machines[m].uuid, &h, &err) ? 0 : h.id.cut;
-		if (a != last[m] && a != last[m] + 1) {
-			fprintf(stderr, "machine %u: head is cut %llu, acknowledged %llu\n", m,
-				(unsigned long long)a, (unsigned long long)last[m]);
-			_exit(1);
-		}
-	}
-}
-
-static int entries(const char *dir, const char *sub)
-{
-	char path[4096];
-	struct dirent *e;
-	int n = 0;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, sub);
-	d = opendir(path);
-	if (!d)
-		die(path, strerror(errno));
-	while ((e = readdir(d)))
-		n += e->d_name[0] != '.';
-	closedir(d);
-	return n;
-}
-
-static int verify(const char *dir, const char *log)
-{
-	struct verify v = {.log = log, .buf = malloc((size_t)BLOCKS * TM_BLOCK)};
-	struct tm_err err;
-
-	must(store_open(dir, &small, &st, &err), "open", &err);
-	open_machines();
-	for (unsigned i = 0; i < MACHINES; i++) {
-		v.m = &machines[i];
-		/* From the beginning again. */
-		v.m->cut = 0;
-		for (int d = 0; d < DISKS; d++)
-			memset(v.m->image[d], 0, (size_t)BLOCKS * TM_BLOCK);
-		must(store_points(st, v.m->uuid, 0, verify_point, &v, &err), "points", &err);
-	}
-	verify_log(log);
-	store_close(st);
-	if (entries(dir, "lost+found") || entries(dir, "open"))
-		die("lost+found or open", "is not empty");
-	printf("%u points exact\n", v.points);
-	free(v.buf);
-	return 0;
-}
+/* ---- Giving back ---- */
 
 static void no_damage(void *arg, const struct store_damage *d)
 {

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@
 #define RING     32
 #define KEEP     40 /* points per machine, then some are dropped */
 #define PARTS    4u
+#define PAIR     2 /* epochs of a machine on their way to the store at once, at most */
 
 struct rng {
 	uint64_t x;
@@ -35,7 +37,7 @@ struct kept {
 	uint64_t sum[DISKS];
 };
 
-struct machine {
+struct source {
 	unsigned index;
 	uint8_t uuid[TM_UUID];
 	uint32_t no[DISKS];
@@ -50,7 +52,7 @@ static struct store *st;
 static int log_fd;
 static unsigned long epochs;
 static atomic_int stop;
-static struct machine machines[MACHINES];
+static struct source machines[MACHINES];
 
 __attribute__((noreturn)) static void die(const char *what, const char *why)
 {
@@ -83,7 +85,7 @@ static void fill(char *block, uint64_t id)
 }
 
 /* Encodes one cell of the image as it is now. */
-static size_t encode(const struct machine *m, int disk, uint32_t block, uint32_t count, char *out)
+static size_t encode(const struct source *m, int disk, uint32_t block, uint32_t count, char *out)
 {
 	return tm_cell_encode(block, count, m->image[disk] + (size_t)block * TM_BLOCK, out);
 }
@@ -95,7 +97,7 @@ struct change {
 };
 
 /* Changes the image by the i-th change of epoch `cut` and tells what it was. */
-static struct change change(struct machine *m, uint64_t cut, unsigned i)
+static struct change change(struct source *m, uint64_t cut, unsigned i)
 {
 	struct rng r = {(cut * 1000003 + i) * 31 + m->index};
 	struct change c = {.disk = (int)(draw(&r, 16) % DISKS)};
@@ -118,7 +120,7 @@ static struct change change(struct machine *m, uint64_t cut, unsigned i)
 
 static unsigned changes(uint64_t cut)
 {
-	return cut % 50 == 49 ? 300 : 4 + (unsigned)(cut % 13);
+	return cut % 10 == 9 ? 300 : 4 + (unsigned)(cut % 13);
 }
 
 static int has_piece(uint64_t cut)
@@ -132,14 +134,14 @@ static int piece_disk(uint64_t cut)
 	return (int)(cut / 8 % DISKS);
 }
 
-static void piece_change(struct machine *m, uint64_t cut, uint32_t block)
+static void piece_change(struct source *m, uint64_t cut, uint32_t block)
 {
 	fill(m->image[piece_disk(cut)] + (size_t)block * TM_BLOCK,
 		(cut << 20 | 0xff000 | block) + m->index);
 }
 
 /* The image one epoch further. */
-static void advance(struct machine *m)
+static void advance(struct source *m)
 {
 	uint64_t cut = m->cut + 1;
 
@@ -150,13 +152,49 @@ static void advance(struct machine *m)
 	m->cut = cut;
 }
 
-static struct tm_epoch_id id_of(const struct machine *m, uint64_t cut)
+static struct tm_epoch_id id_of(const struct source *m, uint64_t cut)
 {
 	struct tm_epoch_id id = {.cut = cut};
 
 	id.tracking[0] = (uint8_t)(m->index + 1);
 	memcpy(id.nonce, &cut, sizeof(cut));
 	return id;
+}
+
+static const struct store_opts small = {.reserve_bytes = UINT64_MAX,
+	.items_max = 100,
+	.pack_bytes = 4 << 20,
+	.buffer_bytes = 2 << 20,
+	.cache_bytes = 2 << 20};
+
+static void open_machines(void)
+{
+	struct store_disk d;
+	struct store_head h;
+	struct tm_err err;
+
+	for (unsigned i = 0; i < MACHINES; i++) {
+		struct source *m = &machines[i];
+
+		m->index = i;
+		memset(m->uuid, (int)i + 1, TM_UUID);
+		pthread_mutex_init(&m->lock, NULL);
+		for (int k = 0; k < DISKS; k++) {
+			memset(&d, 0, sizeof(d));
+			memcpy(d.machine, m->uuid, TM_UUID);
+			memset(d.uuid, 16 * k + (int)i + 1, TM_UUID);
+			d.size = (uint64_t)BLOCKS * TM_BLOCK;
+			snprintf(d.name, sizeof(d.name), "sd%c", 'a' + k);
+			must(store_disk_register(st, &d, &err), "disk", &err);
+			m->no[k] = d.no;
+			m->image[k] = calloc(BLOCKS, TM_BLOCK);
+			if (!m->image[k])
+				die("memory", "none");
+		}
+		if (!store_head(st, m->uuid, &h, &err))
+			while (m->cut < h.id.cut)
+				advance(m);
+	}
 }
 
 #endif
