@@ -17,11 +17,7 @@
 #include "common/cell.h"
 #include "common/cleanup.h"
 
-/* Reads a small file of sysfs; trims spaces; the empty string if it cannot be read. */
-static char *sys_read(char *out, size_t room, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static char *sys_read(char *out, size_t room, const char *fmt, ...)
+char *disk_sys_read(char *out, size_t room, const char *fmt, ...)
 {
 	CLEANUP_CLOSE int fd = -1;
 	char path[512], *from = out;
@@ -50,7 +46,8 @@ static uint64_t sys_number(const char *name, const char *file)
 {
 	char text[64];
 
-	return strtoull(sys_read(text, sizeof(text), "/sys/block/%s/%s", name, file), NULL, 10);
+	return strtoull(
+		disk_sys_read(text, sizeof(text), "/sys/block/%s/%s", name, file), NULL, 10);
 }
 
 /* SCSI's page 0x80: four bytes of header, then the serial number. */
@@ -79,7 +76,7 @@ static void read_serial(struct disk_info *d)
 	char wwid[DISK_TEXT - 8];
 	struct stat st;
 
-	if (sys_read(d->ident.serial, room, "/sys/block/%s/loop/backing_file", d->name)[0]) {
+	if (disk_sys_read(d->ident.serial, room, "/sys/block/%s/loop/backing_file", d->name)[0]) {
 		if (stat(d->ident.serial, &st) == 0)
 			snprintf(d->ident.serial, room, "file:%llx:%llu",
 				(unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
@@ -89,14 +86,14 @@ static void read_serial(struct disk_info *d)
 	}
 	read_vpd_serial(d->name, d->ident.serial, room);
 	if (!d->ident.serial[0])
-		sys_read(d->ident.serial, room, "/sys/block/%s/device/serial", d->name);
+		disk_sys_read(d->ident.serial, room, "/sys/block/%s/device/serial", d->name);
 	if (!d->ident.serial[0])
-		sys_read(d->ident.serial, room, "/sys/block/%s/serial", d->name);
+		disk_sys_read(d->ident.serial, room, "/sys/block/%s/serial", d->name);
 	if (d->ident.serial[0])
 		return;
-	sys_read(wwid, sizeof(wwid), "/sys/block/%s/wwid", d->name);
+	disk_sys_read(wwid, sizeof(wwid), "/sys/block/%s/wwid", d->name);
 	if (!wwid[0])
-		sys_read(wwid, sizeof(wwid), "/sys/block/%s/device/wwid", d->name);
+		disk_sys_read(wwid, sizeof(wwid), "/sys/block/%s/device/wwid", d->name);
 	if (wwid[0])
 		snprintf(d->ident.serial, room, "wwn:%s", wwid);
 }
@@ -129,7 +126,7 @@ static void judge(struct disk_info *d)
 		snprintf(d->why_not, sizeof(d->why_not), "sectors of %u bytes", d->sector);
 	else if (sys_names(d->name, "slaves", text, sizeof(text)))
 		snprintf(d->why_not, sizeof(d->why_not), "lies on %s: protect that instead", text);
-	else if (strcmp(sys_read(text, sizeof(text), "/sys/block/%s/queue/zoned", d->name),
+	else if (strcmp(disk_sys_read(text, sizeof(text), "/sys/block/%s/queue/zoned", d->name),
 			 "none") &&
 		 text[0])
 		snprintf(d->why_not, sizeof(d->why_not), "a zoned disk");
@@ -146,7 +143,7 @@ static bool is_candidate(const char *name)
 		if (!strncmp(name, no[i], strlen(no[i])) &&
 			isdigit((unsigned char)name[strlen(no[i])]))
 			return false;
-	if (strcmp(sys_read(text, sizeof(text), "/sys/block/%s/hidden", name), "1") == 0)
+	if (strcmp(disk_sys_read(text, sizeof(text), "/sys/block/%s/hidden", name), "1") == 0)
 		return false;
 	return sys_number(name, "size") > 0;
 }
@@ -163,15 +160,15 @@ static int fill(const char *name, struct disk_info *d, struct tm_err *err)
 	for (char *p = d->path; *p; p++)
 		if (*p == '!') /* sysfs writes '/' of a name so */
 			*p = '/';
-	if (sscanf(sys_read(text, sizeof(text), "/sys/block/%s/dev", name), "%u:%u", &d->major,
+	if (sscanf(disk_sys_read(text, sizeof(text), "/sys/block/%s/dev", name), "%u:%u", &d->major,
 		    &d->minor) != 2)
 		return tm_fail(err, ENOENT, "%s: no such disk", name);
 	d->ident.size = sys_number(name, "size") * 512;
 	d->sector = (uint32_t)sys_number(name, "queue/logical_block_size");
 	d->seq = sys_number(name, "diskseq");
-	sys_read(d->model, sizeof(d->model), "/sys/block/%s/device/model", name);
+	disk_sys_read(d->model, sizeof(d->model), "/sys/block/%s/device/model", name);
 	if (!d->model[0] && !strncmp(name, "loop", 4))
-		sys_read(d->model, sizeof(d->model), "/sys/block/%s/loop/backing_file", name);
+		disk_sys_read(d->model, sizeof(d->model), "/sys/block/%s/loop/backing_file", name);
 	read_serial(d);
 	judge(d);
 	content_read(d);
@@ -229,7 +226,7 @@ int disk_get(const char *path, struct disk_info *info, struct tm_err *err)
 	link[len] = '\0';
 	name = strrchr(link, '/');
 	name = name ? name + 1 : link;
-	if (sys_read(text, sizeof(text), "/sys/dev/block/%u:%u/partition", major(st.st_rdev),
+	if (disk_sys_read(text, sizeof(text), "/sys/dev/block/%u:%u/partition", major(st.st_rdev),
 		    minor(st.st_rdev))[0])
 		return tm_fail(err, EINVAL, "%s is a partition: name the whole disk", path);
 	if (fill(name, info, err))
@@ -246,7 +243,7 @@ uint64_t disk_size(const char *path)
 
 	if (stat(path, &st) < 0 || !S_ISBLK(st.st_mode))
 		return 0;
-	sys_read(text, sizeof(text), "/sys/dev/block/%u:%u/size", major(st.st_rdev),
+	disk_sys_read(text, sizeof(text), "/sys/dev/block/%u:%u/size", major(st.st_rdev),
 		minor(st.st_rdev));
 	return strtoull(text, NULL, 10) * 512;
 }
@@ -314,7 +311,7 @@ static void walk(const char *folder, dev_t *devs, size_t *n, size_t max, int dep
 	char path[PATH_MAX], text[64];
 	struct dirent *e;
 
-	add_device(sys_read(text, sizeof(text), "%s/dev", folder), devs, n, max);
+	add_device(disk_sys_read(text, sizeof(text), "%s/dev", folder), devs, n, max);
 	while (dir && depth > 0 && (e = readdir(dir))) {
 		snprintf(path, sizeof(path), "%s/%s/partition", folder, e->d_name);
 		if (e->d_name[0] == '.' || access(path, F_OK))
@@ -349,7 +346,7 @@ void disk_hardware(char *out, size_t room)
 	struct tm_err err;
 	size_t n = 0, at;
 
-	sys_read(dmi, sizeof(dmi), "/sys/class/dmi/id/product_uuid");
+	disk_sys_read(dmi, sizeof(dmi), "/sys/class/dmi/id/product_uuid");
 	at = (size_t)snprintf(out, room, "dmi=%s", dmi);
 	if (disk_list(&list, &n, &err))
 		return;

@@ -62,6 +62,10 @@ int disk_find(
  */
 size_t disk_devices(const char *name, dev_t *devs, size_t max);
 
+/* Reads a small file of sysfs; trims spaces; the empty string if it cannot be read. Returns out. */
+char *disk_sys_read(char *out, size_t room, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* One string that describes the hardware (DMI UUID, serials of the real disks), for HELLO; cut at room. */
 void disk_hardware(char *out, size_t room);
 

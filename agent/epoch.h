@@ -3,6 +3,7 @@
 #ifndef AGENT_EPOCH_H
 #define AGENT_EPOCH_H
 
+#include "agent/bootmap.h"
 #include "agent/kmod.h"
 #include "agent/point.h"
 
@@ -20,6 +21,8 @@ struct kmod {
 	uint64_t noted;          /* when the newest point was last written down */
 	uint64_t cut_hold_ns;    /* how long the last cut held writes */
 	uint64_t epoch_blocks;   /* of the last epoch */
+	struct bootmap map;      /* no runs: maps cannot be saved here */
+	char *boot_report;       /* of this boot; may be NULL */
 };
 
 /*

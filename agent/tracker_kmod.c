@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
+#include "agent/bootmap.h"
 #include "agent/epoch.h"
 #include "agent/tracker.h"
 #include "common/cleanup.h"
@@ -29,6 +31,10 @@ static int get_kmod(struct agent *a, struct tm_err *err)
 		free(k);
 		return -err->code;
 	}
+	k->boot_report = bootmap_report();
+	if (bootmap_prepare(a->state.dir, &k->map, err))
+		tm_log(TM_LOG_NOTICE, "every boot will need a resync: maps cannot be saved: %s",
+			err->msg);
 	pthread_mutex_lock(&a->lock);
 	a->kmod = k;
 	pthread_mutex_unlock(&a->lock);
@@ -98,6 +104,19 @@ static int kmod_tracker_head(struct agent *a, const struct tm_msg_welcome *w, st
 	return ret;
 }
 
+/* What the boot would need; without it the disks are compared. */
+static void prepare_boot(struct member *m)
+{
+	struct kmod *k = m->agent->kmod;
+	struct tm_err err;
+
+	if (bootmap_witness(k->fd, m->kdisk, m->info.name, m->fd, &err))
+		tm_log(TM_LOG_WARNING, "%s: %s", m->info.path, err.msg);
+	if (k->map.nruns && makedev(m->info.major, m->info.minor) == k->map.disk &&
+		bootmap_register(k->fd, m->kdisk, &k->map, &err))
+		tm_log(TM_LOG_WARNING, "%s: %s", m->info.path, err.msg);
+}
+
 static const char *doubt_text(uint32_t doubt)
 {
 	return doubt & TMK_DOUBT_ERROR     ? "an error inside the kernel module"
@@ -105,6 +124,21 @@ static const char *doubt_text(uint32_t doubt)
 	       : doubt & TMK_DOUBT_SHRUNK  ? "the disk shrank"
 	       : doubt & TMK_DOUBT_RESUMED ? "the machine came back from hibernation"
 					   : "tracking began anew";
+}
+
+/* Tracking that began anew though the disk had been tracked has a story. */
+static void set_doubt(struct member *m, const struct tmk_info *info, struct state_disk *d)
+{
+	const char *report = m->agent->kmod->boot_report;
+	char why[120] = "the module saw nothing of what came before";
+
+	if ((info->doubt && info->doubt != TMK_DOUBT_FRESH) || tm_uuid_is_zero(d->kernel)) {
+		snprintf(d->doubt, sizeof(d->doubt), "%s", doubt_text(info->doubt));
+		return;
+	}
+	(void)bootmap_reason(report, m->info.major, m->info.minor, why, sizeof(why));
+	snprintf(d->doubt, sizeof(d->doubt), "tracking began anew: %s", why);
+	tm_log(TM_LOG_WARNING, "%s: resync: %s", m->info.path, d->doubt);
 }
 
 /* Durable before the module forgets its doubt: from here on the server holds it, by the tracking UUID. */
@@ -118,9 +152,9 @@ static int note_doubt(struct member *m, const struct tmk_info *info, struct tm_e
 	if (!d)
 		return tm_fail(err, ENOENT, "not protected any more");
 	if (info->doubt || !tm_uuid_equal(d->kernel, info->tracking)) {
+		set_doubt(m, info, d);
 		memcpy(d->kernel, info->tracking, TM_UUID);
 		tm_uuid_new(d->tracking);
-		snprintf(d->doubt, sizeof(d->doubt), "%s", doubt_text(info->doubt));
 		if (state_save(st, err))
 			return -err->code;
 	}
@@ -137,7 +171,10 @@ static int kmod_tracker_attach(struct member *m, struct tm_err *err)
 		return m->tracker == TM_TRACKER_KMOD ? -err->code : 0;
 	if (kmod_info(k->fd, m->kdisk, &info, err) || note_doubt(m, &info, err))
 		return -err->code;
-	return info.doubt ? kmod_trust(k->fd, m->kdisk, info.doubt, err) : 0;
+	if (info.doubt && kmod_trust(k->fd, m->kdisk, info.doubt, err))
+		return -err->code;
+	prepare_boot(m);
+	return 0;
 }
 
 static void kmod_tracker_detach(struct member *m)

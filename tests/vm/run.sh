@@ -90,7 +90,7 @@ add_disk() {
 }
 
 run_guest() {
-	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' disks=() ndisks=0 drivers='' module='' dir
+	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' initrd='' disks=() ndisks=0 drivers='' module='' dir
 	local fresh=() kept_disks=0 accel i
 	shift
 	mkdir -p build/tmp
@@ -111,6 +111,7 @@ run_guest() {
 		--allow) allow=$2; shift 2 ;;
 		--log) keep=$2; shift 2 ;;
 		--module) module=$2; shift 2 ;;
+		--initrd) initrd=$2; shift 2 ;;
 		--) shift; break ;;
 		*) die "unknown option $1" ;;
 		esac
@@ -177,7 +178,7 @@ boot() {
 		-nodefaults -no-user-config -no-reboot -display none \
 		-chardev "pipe,id=monitor,path=$run_dir/monitor" \
 		-mon chardev=monitor,mode=readline \
-		-kernel "$dir/kernel" -initrd "$dir/initrd" \
+		-kernel "$dir/kernel" -initrd "${initrd:-$dir/initrd}" \
 		-append "console=ttyS0 loglevel=7 panic=-1 oops=panic mitigations=off nokaslr audit=0 random.trust_cpu=on \
 watchdog_thresh=60 softlockup_panic=1 softlockup_all_cpu_backtrace=1 sysrq_always_enabled workqueue.watchdog_thresh=120 rcupdate.rcu_cpu_stall_timeout=240 \
 sysctl.kernel.hung_task_timeout_secs=200 sysctl.kernel.hung_task_panic=1 $(clock_args) $append" \

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# Sourced by tests that boot a guest from a root disk of its own by a real initramfs (initramfs-tools) with what
+# `make install` puts there; $suite and $T are set.
+
+# root_disk FILE: GPT, and in its one partition an ext4 whose first process is guest/root-init.
+root_start=2048 root_mib=96
+root_disk() {
+	local tree=$T/tree image
+	image=$(tests/vm/vm build "$suite" >&2; . tests/vm/debian.sh; . tests/vm/build.sh; here=tests/vm image "$suite") || return 1
+	mkdir -p "$tree"/{bin,dev,proc,sys,run,mnt,var/lib/tidemark-agent} || return 1
+	cp "$image/root/bin/busybox" "$tree/bin/" && cp tests/vm/guest/root-init "$tree/init" || return 1
+	chmod 700 "$tree/var/lib/tidemark-agent"
+	truncate -s $((root_mib + 2))M "$1" || return 1
+	echo "start=$root_start, size=$((root_mib * 2048)), type=linux" | sfdisk --quiet --label gpt "$1" || return 1
+	mke2fs -q -t ext4 -b 4096 -L root -d "$tree" -E "offset=$((root_start * 512)),root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0" \
+		"$1" $((root_mib * 256)) 2>/dev/null
+}
+
+# in_root_disk FILE COMMAND...: on this machine, with the root filesystem mounted at $T/m.
+in_root_disk() {
+	local rc
+	mkdir -p "$T/m"
+	mount -o "loop,offset=$((root_start * 512)),sizelimit=$((root_mib << 20))" "$1" "$T/m" || return 1
+	shift
+	"$@"
+	rc=$?
+	umount "$T/m" || return 1
+	return $rc
+}
+
+# initramfs TARGET [BOOT.CONF]: made by the suite's initramfs-tools with our hook; without boot.conf it holds nothing of ours.
+initramfs() {
+	local target=$1 conf=${2:-} dir=$T/initramfs
+	rm -rf "$dir" && mkdir -p "$dir" || return 1
+	make -s install "DESTDIR=$dir/inst" PREFIX=/usr >"$dir/log" 2>&1 || { cat "$dir/log"; return 1; }
+	tests/vm/vm kmod "$suite" && cp "build/kmod/$suite/tidemark.ko" "$dir/" || return 1
+	[ -z "$conf" ] || cp "$conf" "$dir/boot.conf" || return 1
+	cat >"$dir/make" <<-'END'
+		set -e
+		dir=$1
+		kver=$(basename "$(echo /lib/modules/*)")
+		mkdir -p "/lib/modules/$kver/updates/dkms" /usr/lib/tidemark /var/lib/tidemark-agent
+		cp "$dir/tidemark.ko" "/lib/modules/$kver/updates/dkms/"
+		depmod "$kver"
+		cp "$dir/inst/usr/lib/tidemark/tidemark-boot" /usr/lib/tidemark/
+		cp -r "$dir/inst/usr/share/initramfs-tools/." /usr/share/initramfs-tools/
+		[ ! -e "$dir/boot.conf" ] || cp "$dir/boot.conf" /var/lib/tidemark-agent/
+		printf '%s\n' MODULES=list COMPRESS=gzip >/etc/initramfs-tools/conf.d/test
+		printf '%s\n' virtio_pci virtio_blk virtio_console virtio_rng squashfs overlay ext4 >/etc/initramfs-tools/modules
+		rm -f /usr/share/initramfs-tools/hooks/fsck # no fsck.ext4 of a root that is not this one
+		mkinitramfs -o "$dir/initrd" "$kver"
+		lsinitramfs "$dir/initrd" >"$dir/list"
+	END
+	tests/vm/vm chroot "$suite" --bind "$dir" -- bash "$dir/make" "$dir" >"$dir/log" 2>&1 || { cat "$dir/log"; return 1; }
+	mv "$dir/initrd" "$target"
+	cp "$dir/list" "$target.list"
+}
+
+# boot_root INITRD COMMAND...: of the guest, on $T/root.img (vda) and $T/store.img (vdb).
+boot_root() {
+	local initrd=$1
+	shift
+	tests/vm/vm run "$suite" --initrd "$initrd" --image "$T/root.img" --image "$T/store.img" --mem 1200 --timeout 400 \
+		--append "root=/dev/vda1 ro init=/init" -- "$@"
+}
