@@ -15,19 +15,56 @@
 
 #define POS_KEY  "scrub"
 #define STEP     2000u /* cells */
-#define LIST_MAX 1000u /* damages named; all are counted */
+#define LIST_MAX 1000u /* runs named; all are counted */
+
+#define OPEN_MAX 64u /* runs that may still grow */
 
 struct scrub {
 	struct server *s;
 	struct machine *only; /* NULL: all */
-	cJSON *list;
-	uint64_t listed, found, in_head;
+	cJSON *list, *failed;
+	uint64_t listed, found;
+	struct store_damage open[OPEN_MAX]; /* neighbouring cells are told of together */
+	size_t nopen;
 	struct heal {
 		uint8_t machine[TM_UUID];
 		uint32_t disk_no;
 	} * heal;
 	size_t nheal;
+	struct lost {
+		uint8_t machine[TM_UUID];
+		uint64_t first, last; /* points */
+	} * lost;
+	size_t nlost;
+	struct hurt {
+		uint8_t machine[TM_UUID];
+		uint64_t cells, in_head;
+	} * hurt;
+	size_t nhurt;
+	bool short_of_memory;
 };
+
+static void count(struct scrub *a, const struct store_damage *d)
+{
+	struct hurt *h = NULL;
+
+	for (size_t i = 0; i < a->nhurt && !h; i++)
+		if (tm_uuid_equal(a->hurt[i].machine, d->machine))
+			h = &a->hurt[i];
+	if (!h) {
+		h = reallocarray(a->hurt, a->nhurt + 1, sizeof(*h));
+		if (!h) {
+			a->short_of_memory = true;
+			return;
+		}
+		a->hurt = h;
+		h += a->nhurt++;
+		*h = (struct hurt){.cells = 0};
+		memcpy(h->machine, d->machine, TM_UUID);
+	}
+	h->cells++;
+	h->in_head += d->in_head;
+}
 
 static void want_heal(struct scrub *a, const struct store_damage *d)
 {
@@ -37,49 +74,76 @@ static void want_heal(struct scrub *a, const struct store_damage *d)
 		if (a->heal[i].disk_no == d->disk_no)
 			return;
 	h = reallocarray(a->heal, a->nheal + 1, sizeof(*h));
-	if (!h)
+	if (!h) {
+		a->short_of_memory = true;
 		return;
+	}
 	a->heal = h;
 	h += a->nheal++;
 	memcpy(h->machine, d->machine, TM_UUID);
 	h->disk_no = d->disk_no;
 }
 
-static void disk_name(struct scrub *a, const struct store_damage *d, char *out, size_t room)
+/* The runs of a machine's points that damage touches, merged as they come. */
+static void note_lost(struct scrub *a, const struct store_damage *d)
+{
+	uint64_t first = d->first_point, last = d->last_point;
+	struct lost *l;
+
+	for (size_t i = 0; first && i < a->nlost; i++) {
+		l = &a->lost[i];
+		if (!tm_uuid_equal(l->machine, d->machine) || l->last < first || l->first > last)
+			continue;
+		if (l->first <= first && l->last >= last)
+			return;
+		first = l->first < first ? l->first : first;
+		last = l->last > last ? l->last : last;
+		*l = a->lost[--a->nlost];
+		i = (size_t)-1; /* once more: the wider one may touch others */
+	}
+	if (!first)
+		return;
+	l = reallocarray(a->lost, a->nlost + 1, sizeof(*l));
+	if (!l) {
+		a->short_of_memory = true;
+		return;
+	}
+	a->lost = l;
+	l += a->nlost++;
+	memcpy(l->machine, d->machine, TM_UUID);
+	l->first = first;
+	l->last = last;
+}
+
+static void disk_name(
+	struct scrub *a, const uint8_t machine[TM_UUID], uint32_t no, char *out, size_t room)
 {
 	struct machine *m;
 	struct tm_err err;
 
-	snprintf(out, room, "%u", d->disk_no);
-	if (machine_get(a->s, d->machine, &m, &err))
+	snprintf(out, room, "%u", no);
+	if (machine_get(a->s, machine, &m, &err))
 		return;
 	pthread_mutex_lock(&m->lock);
 	for (uint32_t i = 0; i < m->ndisks; i++)
-		if (m->disks[i]->no == d->disk_no)
+		if (m->disks[i]->no == no)
 			snprintf(out, room, "%s", m->disks[i]->c.name);
 	pthread_mutex_unlock(&m->lock);
 }
 
-static void damaged(void *arg, const struct store_damage *d)
+static void report(struct scrub *a, const struct store_damage *d)
 {
-	struct scrub *a = arg;
 	char name[TM_NAME_MAX + 1], uuid[TM_UUID_TEXT];
 	cJSON *o;
 
-	if (a->only && !tm_uuid_equal(a->only->uuid, d->machine))
+	disk_name(a, d->machine, d->disk_no, name, sizeof(name));
+	if (a->listed++ >= LIST_MAX)
 		return;
-	a->found++;
-	a->in_head += d->in_head;
-	if (d->in_head)
-		want_heal(a, d);
-	disk_name(a, d, name, sizeof(name));
 	tm_log(TM_LOG_ERR,
 		"machine %s, disk %s: blocks %" PRIu64 "+%" PRIu64
 		" are damaged (pack %u: %s); points %" PRIu64 " to %" PRIu64 "%s",
 		tm_uuid_format(d->machine, uuid), name, d->block, d->count, d->pack, d->why,
 		d->first_point, d->last_point, d->in_head ? ", and the newest state" : "");
-	if (a->listed++ >= LIST_MAX)
-		return;
 	o = cJSON_CreateObject();
 	tm_json_uuid(o, "machine", d->machine);
 	cJSON_AddStringToObject(o, "disk", name);
@@ -90,6 +154,42 @@ static void damaged(void *arg, const struct store_damage *d)
 	cJSON_AddBoolToObject(o, "newest_state", d->in_head);
 	cJSON_AddStringToObject(o, "why", d->why);
 	cJSON_AddItemToArray(a->list, o);
+}
+
+static void report_all(struct scrub *a)
+{
+	for (size_t i = 0; i < a->nopen; i++)
+		report(a, &a->open[i]);
+	a->nopen = 0;
+}
+
+static void damaged(void *arg, const struct store_damage *d)
+{
+	struct scrub *a = arg;
+
+	if (a->only && !tm_uuid_equal(a->only->uuid, d->machine))
+		return;
+	a->found++;
+	count(a, d);
+	if (d->in_head)
+		want_heal(a, d);
+	note_lost(a, d);
+	for (size_t i = 0; i < a->nopen; i++) {
+		struct store_damage *o = &a->open[i];
+
+		if (o->disk_no == d->disk_no && o->block + o->count == d->block &&
+			o->pack == d->pack && o->first_point == d->first_point &&
+			o->last_point == d->last_point && o->in_head == d->in_head &&
+			strcmp(o->why, d->why) == 0) {
+			o->count += d->count;
+			return;
+		}
+	}
+	if (a->nopen == OPEN_MAX) {
+		report(a, &a->open[0]);
+		a->open[0] = a->open[--a->nopen];
+	}
+	a->open[a->nopen++] = *d;
 }
 
 static int load_pos(struct server *s, struct store_scrub_pos *pos, struct tm_err *err)
@@ -143,31 +243,60 @@ static int walk(
 	return rc;
 }
 
+static int heal_one(struct scrub *a, const struct heal *h, struct tm_err *err)
+{
+	struct tm_msg_command cmd = {.command = TM_CMD_RESYNC};
+	struct machine *m;
+	uint64_t point;
+	int rc = machine_get(a->s, h->machine, &m, err);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&m->lock);
+	for (uint32_t k = 0; k < m->ndisks; k++)
+		if (m->disks[k]->no == h->disk_no)
+			memcpy(cmd.disk, m->disks[k]->c.uuid, TM_UUID);
+	pthread_mutex_unlock(&m->lock);
+	return command_run(m, &cmd, "", 600, &point, err);
+}
+
 /* The newest state comes back from the source, where it is alive: all that differs is sent again. */
 static uint64_t heal(struct scrub *a)
 {
-	uint64_t healed = 0, point;
+	char name[TM_NAME_MAX + 1];
+	uint64_t healed = 0;
+	struct tm_err err;
+	cJSON *o;
 
 	for (size_t i = 0; i < a->nheal; i++) {
-		struct tm_msg_command cmd = {.command = TM_CMD_RESYNC};
-		struct machine *m;
-		struct tm_err err;
-		int rc = machine_get(a->s, a->heal[i].machine, &m, &err);
-
-		if (!rc) {
-			pthread_mutex_lock(&m->lock);
-			for (uint32_t k = 0; k < m->ndisks; k++)
-				if (m->disks[k]->no == a->heal[i].disk_no)
-					memcpy(cmd.disk, m->disks[k]->c.uuid, TM_UUID);
-			pthread_mutex_unlock(&m->lock);
-			rc = command_run(m, &cmd, "", 600, &point, &err);
-		}
-		if (rc)
-			tm_log(TM_LOG_ERR, "not healed: %s", err.msg);
-		else
+		if (heal_one(a, &a->heal[i], &err) == 0) {
 			healed++;
+			continue;
+		}
+		disk_name(a, a->heal[i].machine, a->heal[i].disk_no, name, sizeof(name));
+		tm_log(TM_LOG_ERR, "disk %s is not healed: %s", name, err.msg);
+		o = cJSON_CreateObject();
+		tm_json_uuid(o, "machine", a->heal[i].machine);
+		cJSON_AddStringToObject(o, "disk", name);
+		cJSON_AddStringToObject(o, "why", err.msg);
+		cJSON_AddItemToArray(a->failed, o);
 	}
 	return healed;
+}
+
+/* The points that no healing brings back whole. */
+static cJSON *lost_json(const struct scrub *a)
+{
+	cJSON *array = cJSON_CreateArray(), *o;
+
+	for (size_t i = 0; i < a->nlost; i++) {
+		o = cJSON_CreateObject();
+		tm_json_uuid(o, "machine", a->lost[i].machine);
+		tm_json_u64(o, "first_point", a->lost[i].first);
+		tm_json_u64(o, "last_point", a->lost[i].last);
+		cJSON_AddItemToArray(array, o);
+	}
+	return array;
 }
 
 static void alarm_about(struct scrub *a)
@@ -175,13 +304,13 @@ static void alarm_about(struct scrub *a)
 	struct tm_err err;
 	char text[200];
 
-	if (!a->found)
-		return;
-	snprintf(text, sizeof(text),
-		"scrub found %" PRIu64 " damaged cells, %" PRIu64 " of the newest state", a->found,
-		a->in_head);
-	if (catalog_alarm(a->s->catalog, a->only ? a->only->uuid : NULL, text, &err))
-		tm_log(TM_LOG_ERR, "%s", err.msg);
+	for (size_t i = 0; i < a->nhurt; i++) {
+		snprintf(text, sizeof(text),
+			"scrub found %" PRIu64 " damaged cells, %" PRIu64 " of the newest state",
+			a->hurt[i].cells, a->hurt[i].in_head);
+		if (catalog_alarm(a->s->catalog, a->hurt[i].machine, text, &err))
+			tm_log(TM_LOG_ERR, "%s", err.msg);
+	}
 }
 
 int control_scrub(
@@ -191,6 +320,7 @@ int control_scrub(
 	struct store_scrub st = {.rate = 256ull << 20};
 	bool want = false;
 	uint64_t healed = 0;
+	cJSON *lost = NULL;
 	int rc = 0;
 
 	if (cJSON_HasObjectItem(args, "machine"))
@@ -204,13 +334,22 @@ int control_scrub(
 	if (rc)
 		return rc;
 	a.list = cJSON_CreateArray();
+	a.failed = cJSON_CreateArray();
 	rc = walk(call, &a, &st, err);
+	report_all(&a);
 	alarm_about(&a);
 	if (!rc && want)
 		healed = heal(&a);
+	if (!rc && a.short_of_memory)
+		rc = tm_fail(err, ENOMEM, "out of memory for all that is damaged: see the log");
+	if (!rc)
+		lost = lost_json(&a);
 	free(a.heal);
+	free(a.lost);
+	free(a.hurt);
 	if (rc) {
 		cJSON_Delete(a.list);
+		cJSON_Delete(a.failed);
 		return rc;
 	}
 	*result = cJSON_CreateObject();
@@ -218,6 +357,8 @@ int control_scrub(
 	tm_json_u64(*result, "bytes", st.bytes);
 	tm_json_u64(*result, "damaged", a.found);
 	tm_json_u64(*result, "healed_disks", healed);
+	cJSON_AddItemToObject(*result, "not_healed", a.failed);
+	cJSON_AddItemToObject(*result, "touched_points", lost);
 	cJSON_AddItemToObject(*result, "damage", a.list);
 	return 0;
 }

@@ -84,11 +84,20 @@ static void print_damage(const cJSON *r)
 			tm_json_num(d, "last_point"), newest ? " and the newest state" : "",
 			tm_json_str(d, "why"));
 	}
+	cJSON_ArrayForEach (d, cJSON_GetObjectItemCaseSensitive(r, "touched_points"))
+		printf("%s points %" PRIu64 " to %" PRIu64
+		       ": the blocks above are lost for good, all others stay readable\n",
+			tm_json_str(d, "machine"), tm_json_num(d, "first_point"),
+			tm_json_num(d, "last_point"));
 	printf("%" PRIu64 " cells, %" PRIu64 " bytes verified, %" PRIu64 " damaged\n",
 		tm_json_num(r, "cells"), tm_json_num(r, "bytes"), tm_json_num(r, "damaged"));
 	if (tm_json_num(r, "healed_disks"))
-		printf("%" PRIu64 " disks are compared with their source again\n",
+		printf("%" PRIu64
+		       " disks are compared with their source again: their next point is whole\n",
 			tm_json_num(r, "healed_disks"));
+	cJSON_ArrayForEach (d, cJSON_GetObjectItemCaseSensitive(r, "not_healed"))
+		printf("%s %s is not healed: %s\n", tm_json_str(d, "machine"),
+			tm_json_str(d, "disk"), tm_json_str(d, "why"));
 }
 
 int serverctl_scrub(struct tm_cli *cli)

@@ -33,22 +33,93 @@ static uint64_t visible_at(struct store *st, const char *key, const struct loc *
 }
 
 /* Who sees the damage: the kept points from when it became visible up to when something newer did. st->lock held. */
-static void find_points(struct walker *w, const char *key, uint64_t at, struct store_damage *d)
+static void find_points(
+	struct walker *w, const char *key, uint64_t at, uint64_t superseded, struct store_damage *d)
 {
 	const struct machine *m = w->st->owner[key_disk(key)];
 	uint64_t p;
 
 	memcpy(d->machine, w->st->disks[key_disk(key)]->machine, TM_UUID);
-	d->in_head = w->superseded == NEVER;
+	d->in_head = superseded == NEVER;
 	p = machine_point_from(m, at);
-	if (p >= w->superseded)
+	if (p >= superseded)
 		return;
 	d->first_point = d->last_point = p;
 	for (size_t i = m->npoints; i-- > 0;)
-		if (m->points[i] < w->superseded) {
+		if (m->points[i] < superseded) {
 			d->last_point = m->points[i];
 			break;
 		}
+}
+
+/*
+ * When a version of the other family, newer than this key's, became visible over the block: the block of a chunk is also written by itself,
+ * and the other way round. NEVER if none is. st->lock held.
+ */
+static uint64_t covered_at(
+	struct walker *w, rocksdb_iterator_t *it, const char *key, uint64_t block)
+{
+	uint64_t unit = w->cf == CF_CHUNK ? block : block / TM_CHUNK_BLOCKS, at = NEVER, seen;
+	char from[KEY_LEN];
+	const char *k, *val;
+	struct loc l;
+	size_t klen, len;
+
+	key_make(from, key_disk(key), unit, NEVER);
+	for (rocksdb_iter_seek(it, from, KEY_LEN); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+		k = rocksdb_iter_key(it, &klen);
+		val = rocksdb_iter_value(it, &len);
+		if (klen != KEY_LEN || len != sizeof(l) || memcmp(k, from, PREFIX_LEN))
+			break;
+		/* Of the same attempt the block counts. */
+		if (key_seq(k) < key_seq(key) || (key_seq(k) == key_seq(key) && w->cf == CF_BLOCK))
+			break;
+		memcpy(&l, val, sizeof(l));
+		seen = visible_at(w->st, k, &l);
+		at = seen < at ? seen : at;
+	}
+	return at;
+}
+
+/* Tells of a damaged cell, as one where all its blocks are seen by the same points. What nobody sees only waits for compaction. */
+static int tell(
+	struct walker *w, const char *key, const struct loc *l, const char *why, struct tm_err *err)
+{
+	uint64_t n = w->cf == CF_CHUNK ? TM_CHUNK_BLOCKS : 1, block = key_unit(key) * n, at;
+	struct store_damage d[TM_CHUNK_BLOCKS] = {0}, *now;
+	rocksdb_iterator_t *it;
+	int found = 0, ret;
+
+	if (!store_peek(w->st))
+		return tm_fail(err, EAGAIN, "the store is too busy for a scrub");
+	at = visible_at(w->st, key, l);
+	it = index_iter(&w->st->ix, w->cf == CF_CHUNK ? CF_BLOCK : CF_CHUNK, 1);
+	for (uint64_t i = 0; at != NEVER && i < n; i++) {
+		uint64_t covered = covered_at(w, it, key, block + i);
+
+		now = &d[i];
+		find_points(w, key, at, covered < w->superseded ? covered : w->superseded, now);
+		now->disk_no = key_disk(key);
+		now->block = block + i;
+		now->count = 1;
+		now->pack = l->pack;
+		snprintf(now->why, sizeof(now->why), "%.150s", why);
+	}
+	pthread_rwlock_unlock(&w->st->lock);
+	ret = index_iter_error(it, err);
+	rocksdb_iter_destroy(it);
+	for (uint64_t i = 0; !ret && at != NEVER && i < n; i += d[i].count) {
+		while (i + d[i].count < n && d[i].first_point == d[i + d[i].count].first_point &&
+			d[i].last_point == d[i + d[i].count].last_point &&
+			d[i].in_head == d[i + d[i].count].in_head)
+			d[i].count++;
+		if (!d[i].first_point && !d[i].in_head)
+			continue;
+		found = 1;
+		w->fn(w->arg, &d[i]);
+	}
+	w->s->damaged += found;
+	return ret;
 }
 
 static void check_cell(struct walker *w, const char *key, const struct loc *l, struct tm_err *why)
@@ -98,10 +169,9 @@ static int moved(struct walker *w, const char *key, struct loc *l)
 
 static int look(struct walker *w, const char *key, struct loc l, struct tm_err *err)
 {
-	struct store_damage d = {0};
 	struct tm_err why;
 	uint64_t at;
-	int m;
+	int m, ret;
 
 	if (memcmp(w->prefix, key, PREFIX_LEN)) {
 		memcpy(w->prefix, key, PREFIX_LEN);
@@ -123,22 +193,9 @@ static int look(struct walker *w, const char *key, struct loc l, struct tm_err *
 		w->s->cells++;
 		w->s->bytes += sizeof(struct tm_cell) + l.len;
 		w->bytes += sizeof(struct tm_cell) + l.len;
-		if (!store_peek(w->st))
-			return tm_fail(err, EAGAIN, "the store is too busy for a scrub");
-		if (why.code && visible_at(w->st, key, &l) != NEVER) {
-			d.disk_no = key_disk(key);
-			d.count = w->cf == CF_CHUNK ? TM_CHUNK_BLOCKS : 1;
-			d.block = key_unit(key) * d.count;
-			d.pack = l.pack;
-			snprintf(d.why, sizeof(d.why), "%.150s", why.msg);
-			find_points(w, key, at, &d);
-		}
-		pthread_rwlock_unlock(&w->st->lock);
-		/* What neither a point nor the newest state sees only waits for compaction. */
-		if (d.disk_no && (d.first_point || d.in_head)) {
-			w->s->damaged++;
-			w->fn(w->arg, &d);
-		}
+		ret = why.code ? tell(w, key, &l, why.msg, err) : 0;
+		if (ret)
+			return ret;
 	}
 	if (at < w->superseded)
 		w->superseded = at;

@@ -82,7 +82,7 @@ struct store_damage {
 	uint8_t machine[TM_UUID];
 	uint32_t disk_no;
 	uint64_t block, count;
-	uint64_t first_point, last_point; /* kept points that see it, at most; 0, 0 = none */
+	uint64_t first_point, last_point; /* all kept points from .. to see it; 0, 0 = none */
 	uint8_t in_head;                  /* the newest state sees it */
 	uint32_t pack;
 	char why[160];
