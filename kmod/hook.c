@@ -164,6 +164,18 @@ bool tm_enter(struct tm_disk *d, struct tm_ctx *ctx)
 	return !hold;
 }
 
+/*
+ * A write that waited for a context long enough goes on without one. It is nobody's to settle, and preserves nothing:
+ * an epoch that needed that is broken before the write can reach the disk.
+ */
+static void pass_rcu(struct tm_disk *d, u64 first, u64 end)
+{
+	if (tm_must_hold(d, READ_ONCE(tm_word), first, end))
+		tm_break(TM_BREAK_MEMORY);
+	mark_rcu(d, READ_ONCE(tm_word), first, end);
+	tm_doubt(d, TMK_DOUBT_LOST);
+}
+
 /* True: the bio has been taken over and must not go on. Preemption is off. */
 static bool first_pass(struct tm_disk *d, struct bio *bio)
 {
@@ -188,12 +200,8 @@ static bool first_pass(struct tm_disk *d, struct bio *bio)
 	}
 	if (unlikely(!ctx))
 		atomic_long_inc(&tm_noctx);
-	if (unlikely(
-		    !ctx &&
-		    bio == READ_ONCE(
-				   d->pass))) { /* waited long enough for one: on, but not forgotten */
-		mark_rcu(d, READ_ONCE(tm_word), first, end);
-		tm_doubt(d, TMK_DOUBT_LOST);
+	if (unlikely(!ctx && bio == READ_ONCE(d->pass))) {
+		pass_rcu(d, first, end);
 		return false;
 	}
 	tm_hold(d, bio, ctx);
