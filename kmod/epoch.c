@@ -216,17 +216,16 @@ bool tm_frozen_settled(void)
 	return READ_ONCE(has_frozen) && !READ_ONCE(broken) && all_settled();
 }
 
-/* Writes of epochs older than the active one, left by an abort, must be over: counters are two (LIT_SETTLE). */
-static int wait_settled(u32 timeout_ms)
+/* Gives the mutex away meanwhile: a disk that hangs keeps nobody from asking how it is. All may have changed then. */
+static int wait_settled(unsigned long end)
 {
-	long left;
+	long left = (long)(end - jiffies);
 
-	if (all_settled())
-		return 0;
-	if (!timeout_ms)
+	if (left <= 0)
 		return -ETIME;
-	left = wait_event_interruptible_timeout(
-		tm_wait, all_settled(), msecs_to_jiffies(min(timeout_ms, 60000U)));
+	mutex_unlock(&tm_mutex);
+	left = wait_event_interruptible_timeout(tm_wait, all_settled(), left);
+	mutex_lock(&tm_mutex);
 	return left > 0 ? 0 : left < 0 ? -EINTR : -ETIME;
 }
 
@@ -330,7 +329,7 @@ static void name_epoch(struct tm_epoch *e)
 	push_id(&e->id);
 }
 
-static int may_cut(u32 timeout_ms)
+static int may_cut(void)
 {
 	if (list_empty(&tm_disks))
 		return -ENODEV;
@@ -345,17 +344,21 @@ static int may_cut(u32 timeout_ms)
 		return -ENOSPC;
 	if (frozen && !retire())
 		merge_frozen();
-	return wait_settled(timeout_ms);
+	return 0;
 }
 
 int tm_cut(struct file *file, struct tmk_cut *arg, bool catchup)
 {
+	unsigned long end = jiffies + msecs_to_jiffies(min(arg->timeout_ms, 60000U));
 	struct tm_map **spare;
 	struct tm_epoch *e;
 	struct tm_disk *d;
 	int err, i;
 
-	err = may_cut(arg->timeout_ms);
+	/* Writes of epochs older than the active one, left by an abort, must be over: counters are two (LIT_SETTLE). */
+	do {
+		err = may_cut();
+	} while (!err && !all_settled() && !(err = wait_settled(end)));
 	if (err)
 		return err;
 	e = kzalloc(sizeof(*e), GFP_KERNEL);

@@ -6,6 +6,7 @@
  *  detach [DISK...]  all of them without a name
  *  info [DISK...]    NAME KEY=VALUE...: all of them without a name
  *  stats             KEY=VALUE, one a line
+ *  cut               cut, and leave: the epoch is aborted, its writes may be in flight still
  *  point             cut, drain everything to nowhere, commit; exits 3 if the epoch broke
  *  freeze            cut, print "frozen", keep it until standard input ends; prints "alive" or "broken"
  *  dirty DISK FIRST COUNT STEP: writes every STEP-th block of a range anew, with its own content
@@ -207,7 +208,9 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	check(tmk_open(&tmk), TMK_DEVICE);
-	if (!strcmp(cmd, "attach")) {
+	if (!strcmp(cmd, "cut")) {
+		check(tmk_cut(&tmk, 30000, NULL), "cut");
+	} else if (!strcmp(cmd, "attach")) {
 		for (int i = 2; i < argc; i++)
 			attach(argv[i]);
 	} else if (!strcmp(cmd, "detach")) {
@@ -232,7 +235,7 @@ int main(int argc, char **argv)
 	} else if (!strcmp(cmd, "freeze")) {
 		freeze();
 	} else {
-		fprintf(stderr, "usage: tmk attach|detach|info|stats|point|freeze|dirty ...\n");
+		fprintf(stderr, "usage: tmk attach|detach|info|stats|cut|point|freeze|dirty ...\n");
 		return 2;
 	}
 	return 0;
