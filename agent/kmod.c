@@ -52,6 +52,7 @@ static const char *refusal_text(uint32_t reason)
 		[TMK_REFUSE_TOO_MANY] = "too many disks",
 		[TMK_REFUSE_EMPTY] = "no medium, or an odd size",
 		[TMK_REFUSE_SHUTDOWN] = "the system is going down",
+		[TMK_REFUSE_IN_USE] = "a device-mapper, md or multipath disk in use",
 	};
 
 	return reason < TM_ARRAY_SIZE(texts) && texts[reason] ? texts[reason] : NULL;

@@ -54,6 +54,7 @@ enum tmk_refusal {
 	TMK_REFUSE_TOO_MANY = 10, /* ENOSPC */
 	TMK_REFUSE_EMPTY = 11,    /* ENOMEDIUM: no or odd capacity, or sectors above 4096 bytes */
 	TMK_REFUSE_SHUTDOWN = 12, /* ESHUTDOWN: the system is going down */
+	TMK_REFUSE_IN_USE = 13,   /* EBUSY: a dm, md or multipath disk that somebody has claimed */
 };
 
 struct tmk_attach {

@@ -203,20 +203,35 @@ static struct tm_disk *disk_new(void)
 	return NULL;
 }
 
-/* From here on every write is seen. Those that had passed the hook's place before are waited for. */
+/*
+ * From here on every write is seen. Those that had passed the hook's place before are waited for: as requests in the
+ * queue. A disk whose driver takes bios (dm, md, NVMe's multipath) has no such count, so nobody may be using it: it is
+ * claimed until writes are seen.
+ */
 static int go_live(struct tm_disk *d, u32 *reason)
 {
-	int err = tm_hook_start(reason);
+	struct block_device *bdev = tm_bdev_of(&d->bdev);
+	bool takes_bios = !queue_is_mq(bdev_get_queue(bdev));
+	struct tm_bdev claim;
+	int err;
 
+	if (takes_bios && tm_bdev_open(&claim, bdev->bd_dev, d)) {
+		*reason = TMK_REFUSE_IN_USE;
+		return -EBUSY;
+	}
+	err = tm_hook_start(reason);
 	if (err)
-		return err;
+		goto out;
 	list_add_tail_rcu(&d->list, &tm_disks);
 	slots |= BIT_ULL(d->slot);
 	tm_hook_add(d);
 	synchronize_rcu();
 	tm_wait_tasks();
-	tm_queue_drain(bdev_get_queue(tm_bdev_of(&d->bdev)));
-	return 0;
+	tm_queue_drain(bdev_get_queue(bdev));
+out:
+	if (takes_bios)
+		tm_bdev_close(&claim);
+	return err;
 }
 
 int tm_attach(struct tmk_attach *arg)
@@ -230,7 +245,7 @@ int tm_attach(struct tmk_attach *arg)
 	d = disk_new();
 	if (!d)
 		return -ENOMEM;
-	err = tm_bdev_open(&d->bdev, MKDEV(arg->major, arg->minor));
+	err = tm_bdev_open(&d->bdev, MKDEV(arg->major, arg->minor), NULL);
 	if (err)
 		goto err_disk;
 	err = check(tm_bdev_of(&d->bdev), arg);

@@ -152,8 +152,9 @@ static inline struct bio *tm_bio_alloc(
 #endif
 }
 
-/* An open whole disk: read-only, no holder. */
+/* An open whole disk, read-only; with a holder: claimed, as a mount claims it. */
 struct tm_bdev {
+	void *holder;
 #if HAVE_BDEV_FILE
 	struct file *open;
 #elif HAVE_BDEV_HANDLE
@@ -163,18 +164,19 @@ struct tm_bdev {
 #endif
 };
 
-static inline int tm_bdev_open(struct tm_bdev *b, dev_t dev)
+static inline int tm_bdev_open(struct tm_bdev *b, dev_t dev, void *holder)
 {
 	int err;
 
+	b->holder = holder;
 #if HAVE_BDEV_FILE
-	b->open = bdev_file_open_by_dev(dev, BLK_OPEN_READ, NULL, NULL);
+	b->open = bdev_file_open_by_dev(dev, BLK_OPEN_READ, holder, NULL);
 #elif HAVE_BDEV_HANDLE
-	b->open = bdev_open_by_dev(dev, BLK_OPEN_READ, NULL, NULL);
+	b->open = bdev_open_by_dev(dev, BLK_OPEN_READ, holder, NULL);
 #elif HAVE_BLK_HOLDER_OPS
-	b->open = blkdev_get_by_dev(dev, BLK_OPEN_READ, NULL, NULL);
+	b->open = blkdev_get_by_dev(dev, BLK_OPEN_READ, holder, NULL);
 #else
-	b->open = blkdev_get_by_dev(dev, FMODE_READ, NULL);
+	b->open = blkdev_get_by_dev(dev, FMODE_READ | (holder ? FMODE_EXCL : 0), holder);
 #endif
 	if (!IS_ERR(b->open))
 		return 0;
@@ -201,9 +203,9 @@ static inline void tm_bdev_close(struct tm_bdev *b)
 #elif HAVE_BDEV_HANDLE
 	bdev_release(b->open);
 #elif HAVE_BLK_HOLDER_OPS
-	blkdev_put(b->open, NULL);
+	blkdev_put(b->open, b->holder);
 #else
-	blkdev_put(b->open, FMODE_READ);
+	blkdev_put(b->open, FMODE_READ | (b->holder ? FMODE_EXCL : 0));
 #endif
 	b->open = NULL;
 }

@@ -253,7 +253,8 @@ bool tmk_is_test(struct tmk *t)
 const char *tmk_refusal_name(uint32_t reason)
 {
 	static const char *const name[] = {"ok", "no-hook", "hook-busy", "partition", "read-only",
-		"zoned", "dax", "stacked", "attached", "replaced", "too-many", "empty", "shutdown"};
+		"zoned", "dax", "stacked", "attached", "replaced", "too-many", "empty", "shutdown",
+		"in-use"};
 
 	return reason < sizeof(name) / sizeof(*name) ? name[reason] : "unknown";
 }
