@@ -195,8 +195,9 @@ static long do_abort(struct file *file, union argument *a)
 
 static long do_persist(struct file *file, union argument *a)
 {
-	return a->persist.flags & ~(TMK_PERSIST_SAVE | TMK_PERSIST_WITNESS) || a->persist.pad ? -EINVAL
-								      : tm_persist(&a->persist);
+	return a->persist.flags & ~(TMK_PERSIST_SAVE | TMK_PERSIST_WITNESS) || a->persist.pad
+		       ? -EINVAL
+		       : tm_persist(&a->persist);
 }
 
 static long do_restore(struct file *file, union argument *a)
@@ -339,11 +340,16 @@ static int __init tm_init(void)
 	err = tm_persist_init();
 	if (err)
 		goto err_image;
-	err = misc_register(&device);
+	err = tm_power_init();
 	if (err)
 		goto err_persist;
+	err = misc_register(&device);
+	if (err)
+		goto err_power;
 	return 0;
 
+err_power:
+	tm_power_exit();
 err_persist:
 	tm_persist_exit();
 err_image:
@@ -359,6 +365,7 @@ err_wq:
 static void __exit tm_exit(void)
 {
 	misc_deregister(&device);
+	tm_power_exit();
 	tm_persist_exit();
 	tm_disk_exit();
 	tm_epoch_exit();

@@ -255,6 +255,10 @@ bool tm_shutting_down(void);
 int tm_persist_init(void);
 void tm_persist_exit(void);
 
+/* power.c: hibernation puts all disks in doubt. */
+int tm_power_init(void);
+void tm_power_exit(void);
+
 extern unsigned int tm_hold_ms, tm_image_kb;
 
 static inline u64 tm_now(void)
