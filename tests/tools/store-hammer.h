@@ -103,7 +103,8 @@ static struct change change(struct source *m, uint64_t cut, unsigned i)
 	struct change c = {.disk = (int)(draw(&r, 16) % DISKS)};
 	char *p;
 
-	c.zero = draw(&r, 6) == 0;
+	/* Zeros wait for what the machine has in the same batch: without them the second of a pair comes to be written with the first. */
+	c.zero = draw(&r, 6) == 0 && cut % 4 != 2;
 	c.count = c.zero ? 1 + draw(&r, 40) : draw(&r, 2) ? TM_CHUNK_BLOCKS : 1;
 	c.block = draw(&r, BLOCKS);
 	if (!c.zero && c.count > 1)
