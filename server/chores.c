@@ -27,7 +27,10 @@ static void watch_space(struct server *s, struct chores *c)
 	__atomic_store_n(&s->full, info.full, __ATOMIC_RELAXED);
 	if (info.failed && !c->warned)
 		tm_log(TM_LOG_ERR,
-			"the store refuses writes: look at its disk, then restart the server");
+			"the store refuses writes and is tried again until it does not: %s",
+			info.why[0] ? info.why : "a write to its index failed");
+	else if (!info.failed && c->warned)
+		tm_log(TM_LOG_NOTICE, "the store takes writes again");
 	c->warned = info.failed;
 }
 

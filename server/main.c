@@ -224,6 +224,8 @@ static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_e
 		notify("STOPPING=1");
 		tm_log(TM_LOG_NOTICE, "ending");
 	}
+	/* What waits for a full disk is answered; a long compaction is not waited for. */
+	store_interrupt(s->store);
 	listener_stop(l);
 	keeper_stop(keeper);
 	tm_control_stop(control);

@@ -121,6 +121,10 @@ static int checkpoint_index(struct store *st, const char *path, struct tm_err *e
 
 	if (ret)
 		return ret;
+	if (index_writable(&st->ix, err)) {
+		index_leave(st);
+		return -err->code;
+	}
 	c = rocksdb_checkpoint_object_create(st->ix.db, &msg);
 	if (c) {
 		rocksdb_checkpoint_create(c, path, 0, &msg);

@@ -26,6 +26,10 @@ static int compact_disk(struct store *st, uint32_t no, struct tm_err *err)
 
 	if (ret)
 		return ret;
+	if (index_writable(&st->ix, err)) {
+		index_leave(st);
+		return -err->code;
+	}
 	o = rocksdb_compactoptions_create();
 	/* Flushes and automatic compactions go on beside it; the lowest level is gone through too, or nothing would be dropped there. */
 	rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
@@ -33,7 +37,8 @@ static int compact_disk(struct store *st, uint32_t no, struct tm_err *err)
 	put_be32(from, no);
 	put_be32(to, no + 1);
 	rocksdb_compact_range_cf_opt(st->ix.db, st->ix.cf[CF_CHUNK], o, from, 4, to, 4);
-	rocksdb_compact_range_cf_opt(st->ix.db, st->ix.cf[CF_BLOCK], o, from, 4, to, 4);
+	if (!atomic_load(&st->interrupted))
+		rocksdb_compact_range_cf_opt(st->ix.db, st->ix.cf[CF_BLOCK], o, from, 4, to, 4);
 	rocksdb_compactoptions_destroy(o);
 	index_leave(st);
 	return 0;
@@ -50,7 +55,7 @@ int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
 	pthread_rwlock_rdlock(&st->lock);
 	ndisks = st->ndisks;
 	pthread_rwlock_unlock(&st->lock);
-	for (i = 1; !ret && i < ndisks; i++) {
+	for (i = 1; !ret && i < ndisks && !atomic_load(&st->interrupted); i++) {
 		pthread_rwlock_rdlock(&st->lock);
 		mine = st->disks[i] &&
 		       (!machine || !memcmp(st->disks[i]->machine, machine, TM_UUID));
@@ -212,7 +217,7 @@ static int each_entry(struct collector *c, enum cf cf,
 		if (klen != KEY_LEN || len != sizeof(l))
 			continue;
 		memcpy(&l, val, sizeof(l));
-		if (loc_has_data(&l))
+		if (loc_has_data(&l) && !(ret = store_ending(c->st, c->err)))
 			ret = fn(c, cf, key, &l);
 	}
 	if (!ret)

@@ -280,54 +280,44 @@ static void flush_packs(struct store *st, struct group *g)
 	}
 }
 
-/* The number of the last group that the index holds. */
-static uint64_t last_group(struct store *st)
+/* Sleeps for a second, or until the owner wants to close; then it gives 1. */
+static int pause_a_second(struct store *st)
+{
+	struct timespec until;
+	int ret = 0, stop;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec++;
+	pthread_mutex_lock(&st->queue_lock);
+	while (!(stop = st->stopping || atomic_load(&st->interrupted)) && ret != ETIMEDOUT)
+		ret = pthread_cond_clockwait(
+			&st->queue_cond, &st->queue_lock, CLOCK_MONOTONIC, &until);
+	pthread_mutex_unlock(&st->queue_lock);
+	return stop;
+}
+
+/*
+ * After a failed write the index is opened anew; what it then says counts. Nobody is answered before: an epoch that was called lost must
+ * not turn up later. On a full disk that takes until there is room; only who wants to close is told that it is not known.
+ */
+static int happened(struct store *st, uint64_t number)
 {
 	struct tm_err err;
 	uint64_t found = 0;
 	size_t len;
 	char *val;
 
+	while (store_index_reopen(st, &err))
+		if (pause_a_second(st)) {
+			store_index_shut(st);
+			return 0;
+		}
 	if (index_get(&st->ix, CF_META, "group", 5, &val, &len, &err) > 0) {
 		if (len == sizeof(found))
 			memcpy(&found, val, sizeof(found));
 		rocksdb_free(val);
 	}
-	return found;
-}
-
-/* After a failed write the index is opened anew; what it then says counts. */
-static int happened(struct store *st, uint64_t number)
-{
-	struct tm_err err;
-
-	if (!store_index_reopen(st, &err))
-		return last_group(st) == number;
-	st->doubt = number;
-	return 0;
-}
-
-/*
- * The index could not be opened then; another try. If it holds the group all the same, its points and heads are not those in memory, and
- * what compaction took since would be missing in them: only a restart helps.
- */
-static int reopen_late(struct store *st, struct tm_err *err)
-{
-	int ret;
-
-	atomic_store(&st->loaded, 0);
-	ret = store_index_reopen(st, err);
-	if (!ret && st->doubt && last_group(st) == st->doubt) {
-		store_index_shut(st);
-		return tm_fail(err, EIO,
-			"a commit that was answered with an error is in the index all the same: "
-			"restart the server");
-	}
-	if (!ret) {
-		st->doubt = 0;
-		atomic_store(&st->loaded, 1);
-	}
-	return ret;
+	return found == number;
 }
 
 static void make_durable(struct store *st, struct group *g)
@@ -337,12 +327,8 @@ static void make_durable(struct store *st, struct group *g)
 	int ret;
 
 	flush_packs(st, g);
-	if (atomic_load(&st->index_failed) && reopen_late(st, &err)) {
-		fail_all(g, &err);
-		return;
-	}
-	if (!st->ix.db) {
-		tm_fail(&err, EIO, "the index is closed after an earlier error");
+	if ((atomic_load(&st->index_failed) && store_index_reopen(st, &err)) ||
+		index_writable(&st->ix, &err)) {
 		fail_all(g, &err);
 		return;
 	}
@@ -436,28 +422,46 @@ static void finish(struct store *st, struct group *g)
 	}
 }
 
+/* queue_lock held. Now and then it looks whether the index has been broken meanwhile: by others, who don't wake it. */
+static void wait_for_work(struct store *st)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec++;
+	pthread_cond_clockwait(&st->queue_cond, &st->queue_lock, CLOCK_MONOTONIC, &until);
+}
+
 static void *committer(void *arg)
 {
 	struct store *st = arg;
 	struct request *list = NULL, **tail;
 	struct group g = {0};
 	struct timespec now;
+	struct tm_err err;
+	int stopping;
 
 	/* Unlike any number of an earlier run. */
 	clock_gettime(CLOCK_REALTIME, &now);
 	g.number = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 	for (;;) {
 		pthread_mutex_lock(&st->queue_lock);
-		while (!st->queue && !list && !st->stopping)
-			pthread_cond_wait(&st->queue_cond, &st->queue_lock);
+		while (!st->queue && !list && !st->stopping && !atomic_load(&st->index_failed))
+			wait_for_work(st);
 		for (tail = &list; *tail; tail = &(*tail)->next)
 			;
 		*tail = st->queue;
 		st->queue = NULL;
 		st->queue_tail = &st->queue;
+		stopping = st->stopping;
 		pthread_mutex_unlock(&st->queue_lock);
-		if (!list)
+		if (!list && stopping)
 			return NULL;
+		if (!list) {
+			if (store_index_reopen(st, &err))
+				pause_a_second(st);
+			continue;
+		}
 		g.number++;
 		choose(&g, &list);
 		make_durable(st, &g);

@@ -3,9 +3,15 @@
  * RocksDB and its options. Nothing else calls rocksdb_open or sets an option.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "server/store/internal.h"
+
+#define LOG_AT_OPENING_ONLY 5            /* the engine's HEADER_LEVEL */
+#define LOG_ROOM            (1ull << 20) /* more than it writes there */
 
 static const char *const cf_names[CF_N] = {
 	"default",
@@ -63,11 +69,33 @@ static void tune_db(struct index *ix, const struct index_conf *c)
 	rocksdb_options_set_bytes_per_sync(o, 1 << 20);
 	rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
 	rocksdb_options_set_stats_dump_period_sec(o, 0);
-	rocksdb_options_set_keep_log_file_num(o, 3);
-	rocksdb_options_set_max_log_file_size(o, 4 << 20);
-	rocksdb_options_set_info_log_level(o, 2);
+	rocksdb_options_set_info_log_level(o, LOG_AT_OPENING_ONLY);
 	/* A log torn by power loss is used up to the tear: what lies behind was never acknowledged. */
 	rocksdb_options_set_wal_recovery_mode(o, 2);
+}
+
+/*
+ * The engine insists on a log of its own, and its writer goes on after an error, where a build with assertions (Debian's) ends the
+ * process: it must not stand on a disk that runs full. So it lies in memory, without a name once the index is open, and gets lines
+ * while opening only. Where no such folder can be made there must be room for it beside the index.
+ */
+static int log_elsewhere(struct index *ix, const char *path, char *dir, struct tm_err *err)
+{
+	struct statvfs sv;
+	int elsewhere = mkdtemp(dir) != NULL;
+
+	if (elsewhere && !statvfs(dir, &sv) && (uint64_t)sv.f_bavail * sv.f_frsize >= LOG_ROOM) {
+		rocksdb_options_set_db_log_dir(ix->opts, dir);
+		return 0;
+	}
+	if (elsewhere)
+		rmdir(dir);
+	dir[0] = 0;
+	if (statvfs(path, &sv))
+		return errno == ENOENT ? 0 : tm_fail_errno(err, "cannot look at %s", path);
+	if ((uint64_t)sv.f_bavail * sv.f_frsize < LOG_ROOM)
+		return tm_fail(err, ENOSPC, "there is no room for opening the index: free some");
+	return 0;
 }
 
 int index_fail(struct tm_err *err, const char *what, char *msg)
@@ -81,12 +109,34 @@ int index_fail(struct tm_err *err, const char *what, char *msg)
 	return -code;
 }
 
+static int open_engine(struct index *ix, const char *path, const struct index_conf *c,
+	const rocksdb_options_t *const *cfo, struct tm_err *err)
+{
+	char log[] = "/dev/shm/tidemark-XXXXXX", *msg = NULL;
+	struct tm_err ignored;
+
+	if (c->read_only) {
+		ix->db = rocksdb_open_for_read_only_column_families(
+			ix->opts, path, CF_N, cf_names, cfo, ix->cf, 0, &msg);
+	} else {
+		if (log_elsewhere(ix, path, log, err))
+			return -err->code;
+		ix->db = rocksdb_open_column_families(
+			ix->opts, path, CF_N, cf_names, cfo, ix->cf, &msg);
+		/* It stays open; nobody looks for it. */
+		if (log[0])
+			remove_tree(AT_FDCWD, log, &ignored);
+	}
+	return msg ? index_fail(err, "cannot open the store", msg) : 0;
+}
+
 int index_open(struct index *ix, const char *path, const struct index_conf *c, struct tm_err *err)
 {
 	const rocksdb_options_t *cfo[CF_N];
-	char *msg = NULL;
 
 	memset(ix, 0, sizeof(*ix));
+	ix->broken = c->broken;
+	ix->read_only = (uint8_t)c->read_only;
 	ix->cache = rocksdb_cache_create_lru(c->cache_bytes);
 	ix->opts = rocksdb_options_create();
 	tune_db(ix, c);
@@ -102,18 +152,12 @@ int index_open(struct index *ix, const char *path, const struct index_conf *c, s
 	rocksdb_readoptions_set_total_order_seek(ix->total, 1);
 	ix->prefix = rocksdb_readoptions_create();
 	rocksdb_readoptions_set_prefix_same_as_start(ix->prefix, 1);
-	if (c->read_only)
-		ix->db = rocksdb_open_for_read_only_column_families(
-			ix->opts, path, CF_N, cf_names, cfo, ix->cf, 0, &msg);
-	else
-		ix->db = rocksdb_open_column_families(
-			ix->opts, path, CF_N, cf_names, cfo, ix->cf, &msg);
-	if (!msg)
-		return 0;
-	ix->db = NULL;
-	index_fail(err, "cannot open the store", msg);
-	index_close(ix);
-	return -err->code;
+	if (open_engine(ix, path, c, cfo, err)) {
+		ix->db = NULL;
+		index_close(ix);
+		return -err->code;
+	}
+	return 0;
 }
 
 void index_close(struct index *ix)
@@ -136,14 +180,28 @@ void index_close(struct index *ix)
 	memset(ix, 0, sizeof(*ix));
 }
 
+int index_writable(const struct index *ix, struct tm_err *err)
+{
+	if (!ix->db)
+		return tm_fail(err, EIO, "the index is closed after an earlier error");
+	if (ix->read_only)
+		return tm_fail(err, ix->why.code ? ix->why.code : EROFS,
+			"the index is open for reading only: %s", ix->why.msg);
+	return 0;
+}
+
 int index_write(struct index *ix, rocksdb_writebatch_t *b, int sync, struct tm_err *err)
 {
 	char *msg = NULL;
 
-	if (!ix->db)
-		return tm_fail(err, EIO, "the index is closed after an earlier error");
+	if (index_writable(ix, err))
+		return -err->code;
 	rocksdb_write(ix->db, sync ? ix->sync : ix->nosync, b, &msg);
-	return msg ? index_fail(err, "cannot write", msg) : 0;
+	if (!msg)
+		return 0;
+	if (ix->broken)
+		atomic_store(ix->broken, 1);
+	return index_fail(err, "cannot write", msg);
 }
 
 int index_get(struct index *ix, enum cf cf, const void *key, size_t klen, char **val, size_t *vlen,

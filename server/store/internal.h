@@ -11,17 +11,15 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <rocksdb/c.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "server/store/index.h"
 #include "server/store/store.h"
 
 #define STORE_FORMAT    1
 #define NEVER           UINT64_MAX
-#define PREFIX_LEN      12 /* of an index key: disk and unit */
-#define KEY_LEN         20
 #define PACK_HEADER_LEN 4096u
 
 /* ---- Files (file.c) ---- */
@@ -47,109 +45,6 @@ uint64_t free_bytes(int dirfd);
 int identity_write(
 	int rootfd, const uint8_t uuid[TM_UUID], uint64_t incarnation, struct tm_err *err);
 int identity_read(struct store *st, struct tm_err *err);
-
-/* ---- The index (index.c) ---- */
-
-enum cf { CF_META, CF_CHUNK, CF_BLOCK, CF_POINT, CF_ATTEMPT, CF_PACK, CF_N };
-
-/* Where a version lies; the value of the chunk and block families. */
-struct loc {
-	uint32_t pack;
-	uint32_t off; /* of the cell's header */
-	uint16_t len; /* of the stored bytes */
-	uint8_t codec;
-	uint8_t flags;
-	uint64_t sum; /* plain_sum of the cell */
-} __attribute__((packed));
-static_assert(sizeof(struct loc) == 20, "index value");
-
-#define LOC_COND  1 /* visible only if the attempt table says so */
-#define LOC_STAND 2 /* in memory only: zeros to be written wherever they are */
-
-static inline int loc_has_data(const struct loc *l)
-{
-	return l->codec == TM_CODEC_RAW || l->codec == TM_CODEC_LZ4;
-}
-
-struct index {
-	rocksdb_t *db;
-	rocksdb_column_family_handle_t *cf[CF_N];
-	rocksdb_options_t *opts, *cf_opts[CF_N];
-	rocksdb_cache_t *cache;
-	rocksdb_writeoptions_t *sync, *nosync;
-	rocksdb_readoptions_t *total, *prefix;
-};
-
-struct index_conf {
-	uint64_t cache_bytes, buffer_bytes;
-	int read_only, create;
-	rocksdb_compactionfilterfactory_t *(*filter)(
-		void *arg); /* NULL = none; made once per family */
-	void *filter_arg;
-};
-
-int index_open(struct index *ix, const char *path, const struct index_conf *c, struct tm_err *err);
-void index_close(struct index *ix);
-/* Writes a batch; sync = durable on return. */
-int index_write(struct index *ix, rocksdb_writebatch_t *b, int sync, struct tm_err *err);
-/* Turns RocksDB's message into an error and frees it. */
-int index_fail(struct tm_err *err, const char *what, char *msg);
-/* 1: found, *val malloc'd by RocksDB (rocksdb_free). 0: not there. */
-int index_get(struct index *ix, enum cf cf, const void *key, size_t klen, char **val, size_t *vlen,
-	struct tm_err *err);
-rocksdb_iterator_t *index_iter(struct index *ix, enum cf cf, int total);
-/* The iterator's error, if any; an iterator that ended without one gives 0. */
-int index_iter_error(rocksdb_iterator_t *it, struct tm_err *err);
-
-static inline void put_be64(void *p, uint64_t v)
-{
-	v = __builtin_bswap64(v);
-	memcpy(p, &v, 8);
-}
-
-static inline uint64_t get_be64(const void *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, 8);
-	return __builtin_bswap64(v);
-}
-
-static inline void put_be32(void *p, uint32_t v)
-{
-	v = __builtin_bswap32(v);
-	memcpy(p, &v, 4);
-}
-
-static inline uint32_t get_be32(const void *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, 4);
-	return __builtin_bswap32(v);
-}
-
-static inline void key_make(char key[KEY_LEN], uint32_t disk, uint64_t unit, uint64_t seq)
-{
-	put_be32(key, disk);
-	put_be64(key + 4, unit);
-	put_be64(key + 12, ~seq);
-}
-
-static inline uint32_t key_disk(const char *key)
-{
-	return get_be32(key);
-}
-
-static inline uint64_t key_unit(const char *key)
-{
-	return get_be64(key + 4);
-}
-
-static inline uint64_t key_seq(const char *key)
-{
-	return ~get_be64(key + 12);
-}
 
 /* ---- Packs (pack.c) ---- */
 
@@ -341,6 +236,13 @@ struct request {
 	int ret;
 };
 
+/* The committer's, but for what it shows (index_lock). */
+struct reopening {
+	uint64_t tried_ns, pause_ns; /* monotonic; 0 = not tried in vain yet */
+	uint64_t free;               /* bytes on the disk when it failed */
+	struct tm_err why;
+};
+
 struct store {
 	char *path;
 	int rootfd, packsfd, openfd, lockfd;
@@ -353,6 +255,8 @@ struct store {
 	struct index ix;
 	struct packs packs;
 	atomic_int index_failed, full;
+	atomic_int interrupted; /* nothing is waited for any more: the owner is about to close */
+	struct reopening reopening;
 	atomic_int compacting, collecting, copying;
 	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
 	_Atomic uint64_t space_checked_ms, space_put; /* when, and bytes put since */
@@ -380,7 +284,6 @@ struct store {
 	pthread_cond_t queue_cond;
 	struct request *queue, **queue_tail;
 	pthread_t committer;
-	uint64_t doubt; /* the committer's: a group that failed and may have happened; 0 = none */
 	uint8_t stopping, started;
 };
 
@@ -404,10 +307,17 @@ static inline void index_leave(struct store *st)
  */
 int store_peek(struct store *st);
 
-/* Opens the index again after it refused a write (store.c). */
+/* reopen.c */
+int store_index_open(struct store *st, int read_only, struct tm_err *err);
+/*
+ * The committer's: opens the index again after it refused a write, for reading at least. Fails at once while another try would be too
+ * early.
+ */
 int store_index_reopen(struct store *st, struct tm_err *err);
 /* Closes it; all that needs it fails from here on. */
 void store_index_shut(struct store *st);
+/* -ECANCELED when long work should end, because the store is about to be closed or its index must be opened again. */
+int store_ending(struct store *st, struct tm_err *err);
 /* -ENOSPC below the reserve (store.c). */
 int store_space(struct store *st, struct tm_err *err);
 

@@ -204,7 +204,7 @@ static int walk(struct squash *q)
 			seek(q, q->chunk, b);
 		else if (b < c)
 			seek(q, q->block, c * TM_CHUNK_BLOCKS);
-		else
+		else if (!(ret = store_ending(q->st, q->err)))
 			ret = squash_chunk(q, c);
 	}
 	return ret ? ret : flush(q, 1);

@@ -65,48 +65,25 @@ static int lock_store(struct store *st, struct tm_err *err)
 	return tm_fail_errno(err, "cannot lock %s", st->path);
 }
 
-static int open_index(struct store *st, struct tm_err *err)
-{
-	struct index_conf conf = {.cache_bytes = st->o.cache_bytes,
-		.buffer_bytes = st->o.buffer_bytes,
-		.filter = filter_factory,
-		.filter_arg = st};
-	char path[4096];
-
-	snprintf(path, sizeof(path), "%s/index", st->path);
-	return index_open(&st->ix, path, &conf, err);
-}
-
-int store_index_reopen(struct store *st, struct tm_err *err)
-{
-	int ret;
-
-	pthread_rwlock_wrlock(&st->index_lock);
-	index_close(&st->ix);
-	ret = open_index(st, err);
-	atomic_store(&st->index_failed, ret != 0);
-	pthread_rwlock_unlock(&st->index_lock);
-	return ret;
-}
-
-void store_index_shut(struct store *st)
-{
-	pthread_rwlock_wrlock(&st->index_lock);
-	index_close(&st->ix);
-	atomic_store(&st->index_failed, 1);
-	pthread_rwlock_unlock(&st->index_lock);
-}
-
 static int reserve_packs(void *arg, uint32_t no, struct tm_err *err)
 {
 	struct store *st = arg;
-	rocksdb_writebatch_t *b = rocksdb_writebatch_create();
+	rocksdb_writebatch_t *b;
 	uint64_t v = no;
 	int ret;
 
+	/* The packs' lock is held: against the order, so it never waits. */
+	if (pthread_rwlock_tryrdlock(&st->index_lock))
+		return tm_fail(err, EIO, "the index is being opened again after an error");
+	if (index_writable(&st->ix, err)) {
+		index_leave(st);
+		return -err->code;
+	}
+	b = rocksdb_writebatch_create();
 	rocksdb_writebatch_put_cf(b, st->ix.cf[CF_META], "packs", 5, (char *)&v, sizeof(v));
 	ret = index_write(&st->ix, b, 1, err);
 	rocksdb_writebatch_destroy(b);
+	index_leave(st);
 	return ret;
 }
 
@@ -276,7 +253,7 @@ static int open_steps(struct store *st, struct tm_err *err)
 	if (st->openfd < 0)
 		return -err->code;
 	st->incarnation++;
-	if (open_index(st, err) || load_counter(st, "seq", &next, err) ||
+	if (store_index_open(st, 0, err) || load_counter(st, "seq", &next, err) ||
 		(st->moved && skip_numbers(st, &next, err)) ||
 		identity_write(st->rootfd, st->uuid, st->incarnation, err))
 		return -err->code;
@@ -411,7 +388,6 @@ int store_info(struct store *st, struct store_info *info, struct tm_err *err)
 	info->incarnation = st->incarnation;
 	info->free_bytes = free_bytes(st->rootfd);
 	info->full = st->o.reserve_bytes != UINT64_MAX && info->free_bytes < st->o.reserve_bytes;
-	info->failed = (uint8_t)atomic_load(&st->index_failed);
 	pthread_mutex_lock(&st->info_lock);
 	if (!st->info_s || now.tv_sec >= st->info_s + 10) {
 		pack_totals(st, info);
@@ -422,6 +398,11 @@ int store_info(struct store *st, struct store_info *info, struct tm_err *err)
 	info->packs = st->info_packs;
 	info->pack_bytes = st->info_bytes;
 	pthread_mutex_unlock(&st->info_lock);
+	pthread_rwlock_rdlock(&st->index_lock);
+	info->failed = (uint8_t)atomic_load(&st->index_failed);
+	if (info->failed)
+		snprintf(info->why, sizeof(info->why), "%s", st->reopening.why.msg);
+	pthread_rwlock_unlock(&st->index_lock);
 	if (index_enter(st, err))
 		return 0;
 	for (int i = 0; i < CF_N; i++)

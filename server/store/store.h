@@ -46,7 +46,8 @@ struct store_info {
 	uint64_t index_bytes;       /* estimated */
 	uint64_t free_bytes;        /* of the filesystem */
 	uint8_t full;               /* 1: below the reserve */
-	uint8_t failed; /* 1: the index refuses writes even after being reopened: restart, look at the disk */
+	uint8_t failed; /* 1: the index refuses writes; it is opened again until it does not */
+	char why[512];  /* if it failed to be opened again */
 };
 
 /* Makes an empty store in the folder `dir` (made if absent). -EEXIST if one is there. Durable on return. */
@@ -58,6 +59,12 @@ int store_create(const char *dir, struct tm_err *err);
  */
 int store_open(
 	const char *dir, const struct store_opts *opts, struct store **st, struct tm_err *err);
+
+/*
+ * The owner is about to close: compaction under way ends early, and commits that wait for a full or failing disk are answered with an
+ * error, though a later opening may find them. Any thread, any number of times.
+ */
+void store_interrupt(struct store *st);
 
 /* Ends all. Views must be closed and no call under way. Open attempts are as after a crash. */
 void store_close(struct store *st);
