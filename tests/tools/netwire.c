@@ -4,12 +4,16 @@
  *
  * Makes a TUN device "wire" in each namespace (the caller gives them addresses) and carries packets between them. Lines
  * written to FIFO: "delay MS", "loss PERMILLE", "rate BYTES_PER_SECOND" (0 = none), "cut a|b|both" (what a, b or both
- * send is lost), "mend", "quit". Prints "ready" once both devices exist. Ends with "quit" or a signal.
+ * send is lost), "reset" (A's next big TCP packet is lost, and its connection reset: one connection of several ends),
+ * "mend", "quit". Prints "ready" once both devices exist. Ends with "quit" or a signal.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdint.h>
@@ -43,6 +47,7 @@ static struct side sides[2];
 static uint64_t delay_ns, rate;
 static unsigned int loss;
 static unsigned int seed = 1;
+static unsigned int resets; /* connections of side 0 still to be reset */
 
 static void die(const char *what)
 {
@@ -103,6 +108,55 @@ static void queue(struct side *s, const char *data, size_t len)
 	s->held += len;
 }
 
+#define BIG_PACKET 1000u
+
+static uint32_t sum16(const void *data, size_t len, uint32_t sum)
+{
+	const uint8_t *p = data;
+
+	for (size_t i = 0; i + 1 < len; i += 2)
+		sum += (uint32_t)p[i] << 8 | p[i + 1];
+	return sum;
+}
+
+static uint16_t fold(uint32_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return htons((uint16_t)~sum);
+}
+
+/* Answers a big TCP packet with a reset, as if its receiver had sent it. 1: done; the packet is to be forgotten. */
+static int reset(const struct side *s, const char *data, size_t len)
+{
+	struct {
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} r = {0};
+	struct tcphdr tcp;
+
+	memcpy(&r.ip, data, sizeof(r.ip));
+	if (len < BIG_PACKET || r.ip.version != 4 || r.ip.ihl != 5 || r.ip.protocol != IPPROTO_TCP)
+		return 0;
+	memcpy(&tcp, data + sizeof(r.ip), sizeof(tcp));
+	r.ip = (struct iphdr){.version = 4,
+		.ihl = 5,
+		.ttl = 64,
+		.protocol = IPPROTO_TCP,
+		.tot_len = htons(sizeof(r)),
+		.saddr = r.ip.daddr,
+		.daddr = r.ip.saddr};
+	r.ip.check = fold(sum16(&r.ip, sizeof(r.ip), 0));
+	r.tcp.source = tcp.dest;
+	r.tcp.dest = tcp.source;
+	r.tcp.seq = tcp.ack_seq;
+	r.tcp.doff = 5;
+	r.tcp.rst = 1;
+	r.tcp.check = fold(
+		sum16(&r.tcp, sizeof(r.tcp), sum16(&r.ip.saddr, 8, IPPROTO_TCP + sizeof(r.tcp))));
+	return write(s->fd, &r, sizeof(r)) == (ssize_t)sizeof(r);
+}
+
 /* Delivers what is due; returns the milliseconds until the next packet is, -1 if none waits. */
 static int deliver(struct side *from, struct side *to)
 {
@@ -139,6 +193,8 @@ static void command(char *line)
 	} else if (!strcmp(word, "cut")) {
 		sides[0].cut |= strcmp(arg, "b") != 0;
 		sides[1].cut |= strcmp(arg, "a") != 0;
+	} else if (!strcmp(word, "reset")) {
+		resets++;
 	} else if (!strcmp(word, "mend")) {
 		sides[0].cut = sides[1].cut = 0;
 	} else if (!strcmp(word, "quit")) {
@@ -174,8 +230,12 @@ static void receive(struct side *s)
 	static char buf[PACKET_MAX];
 	ssize_t n;
 
-	while ((n = read(s->fd, buf, sizeof(buf))) > 0)
-		queue(s, buf, (size_t)n);
+	while ((n = read(s->fd, buf, sizeof(buf))) > 0) {
+		if (resets && s == &sides[0] && reset(s, buf, (size_t)n))
+			resets--;
+		else
+			queue(s, buf, (size_t)n);
+	}
 }
 
 int main(int argc, char **argv)
