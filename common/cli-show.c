@@ -73,6 +73,14 @@ static void print_cell(FILE *out, const char *text, int wide, bool right, bool l
 	fputs(last ? "\n" : "  ", out);
 }
 
+void tm_table_free(struct tm_table *t)
+{
+	for (size_t i = 0; i < t->cells; i++)
+		free(t->cell[i]);
+	free(t->cell);
+	free(t);
+}
+
 void tm_table_print(struct tm_table *t, FILE *out)
 {
 	int *wide = need(calloc(t->columns, sizeof(*wide)));
@@ -89,11 +97,9 @@ void tm_table_print(struct tm_table *t, FILE *out)
 		size_t c = i % t->columns;
 
 		print_cell(out, t->cell[i], wide[c], t->headers[c][0] == '>', c + 1 == t->columns);
-		free(t->cell[i]);
 	}
-	free(t->cell);
 	free(wide);
-	free(t);
+	tm_table_free(t);
 }
 
 #define SHOW_AFTER (2 * TM_SEC)

@@ -88,6 +88,7 @@ struct tm_table;
 struct tm_table *tm_table_new(const char *const *headers, int n); /* aborts without memory */
 void tm_table_cell(struct tm_table *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void tm_table_print(struct tm_table *t, FILE *out); /* and frees it */
+void tm_table_free(struct tm_table *t);             /* without printing it */
 
 /* A progress display of its own, for tools that work by themselves (export). */
 struct tm_progress {

@@ -40,9 +40,14 @@ static cJSON *point_json(const struct store_point *p)
 	return o;
 }
 
+/* Points in one answer: half a million of them would not fit, and nobody should wait for all to be written down. */
+#define PAGE 4096
+
 struct listing {
 	cJSON *array;
 	int64_t since;
+	int n;
+	uint64_t next; /* the first one that found no room; 0: none */
 };
 
 static int list_point(void *arg, const struct store_point *p)
@@ -51,6 +56,10 @@ static int list_point(void *arg, const struct store_point *p)
 
 	if (p->cut_ns < l->since)
 		return 0;
+	if (l->n++ == PAGE) {
+		l->next = p->seq;
+		return 1;
+	}
 	return cJSON_AddItemToArray(l->array, point_json(p)) ? 0 : -ENOMEM;
 }
 
@@ -61,11 +70,13 @@ int control_points(
 	struct listing l = {.since = INT64_MIN};
 	const char *since = NULL;
 	struct machine *m = NULL;
-	uint64_t ns;
+	uint64_t ns, from = 0;
 	int rc = control_machine(call, args, &m, err);
 
 	if (!rc)
 		rc = tm_arg_string_opt(args, "since", &since, err);
+	if (!rc)
+		rc = tm_arg_u64_opt(args, "from", &from, err);
 	if (!rc && since) {
 		rc = tm_time_parse(since, &ns, err);
 		l.since = (int64_t)ns;
@@ -74,12 +85,17 @@ int control_points(
 		return rc;
 	*result = cJSON_CreateObject();
 	l.array = cJSON_AddArrayToObject(*result, "points");
-	rc = store_points(s->store, m->uuid, 0, list_point, &l, err);
-	if (rc) {
+	rc = store_points(s->store, m->uuid, from, list_point, &l, err);
+	if (rc == -ENOMEM)
+		tm_fail(err, ENOMEM, "out of memory");
+	if (rc < 0) {
 		cJSON_Delete(*result);
 		*result = NULL;
+		return rc;
 	}
-	return rc;
+	if (l.next)
+		tm_json_u64(*result, "next", l.next);
+	return 0;
 }
 
 /* A point's id is unique over the store: the machine that has it. */

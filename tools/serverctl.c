@@ -261,39 +261,86 @@ static int cmd_show(struct tm_cli *cli)
 	return shown(cli, "show", args1("machine", cli->argv[0]), print_show);
 }
 
-static void print_points(const cJSON *result)
+static void point_row(struct tm_table *t, const cJSON *o)
 {
-	static const char *const headers[] = {
-		">POINT", "<TIME", "<KIND", ">DISKS", ">BYTES", "<PINNED", "<LABEL"};
-	struct tm_table *t = tm_table_new(headers, TM_ARRAY_SIZE(headers));
+	bool bad = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "unreadable"));
 	char text[TM_TEXT_ROOM];
+
+	tm_table_cell(t, "%" PRIu64, tm_json_num(o, "id"));
+	tm_table_cell(t, "%s", tm_json_str(o, "time"));
+	tm_table_cell(t, "%s", tm_json_str(o, "kind"));
+	tm_table_cell(t, "%d", cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(o, "disks")));
+	tm_table_cell(t, "%s", tm_size_format(tm_json_num(o, "bytes"), text));
+	tm_table_cell(t, "%s",
+		cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "pinned")) ? "yes" : "no");
+	tm_table_cell(t, "%s%s", tm_json_str(o, "label"),
+		bad ? " (blocks unreadable at the source)" : "");
+}
+
+/* The server answers some thousands at a time: the next begin where these ended. 0 in *from: these were the last. */
+static int points_page(
+	struct tm_cli *cli, struct tm_table *t, FILE *json, const char **comma, uint64_t *from)
+{
+	cJSON *args = args1("machine", cli->argv[0]), *result;
+	const char *since = tm_cli_value(cli, "since");
 	const cJSON *o;
+	int rc;
 
+	if (since)
+		cJSON_AddStringToObject(args, "since", since);
+	tm_json_u64(args, "from", *from);
+	rc = tm_cli_request(cli, "points", args, 0, &result);
+	if (rc)
+		return rc;
 	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(result, "points")) {
-		bool bad = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "unreadable"));
+		CLEANUP_FREE char *text = cli->json ? cJSON_PrintUnformatted(o) : NULL;
 
-		tm_table_cell(t, "%" PRIu64, tm_json_num(o, "id"));
-		tm_table_cell(t, "%s", tm_json_str(o, "time"));
-		tm_table_cell(t, "%s", tm_json_str(o, "kind"));
-		tm_table_cell(
-			t, "%d", cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(o, "disks")));
-		tm_table_cell(t, "%s", tm_size_format(tm_json_num(o, "bytes"), text));
-		tm_table_cell(t, "%s",
-			cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "pinned")) ? "yes" : "no");
-		tm_table_cell(t, "%s%s", tm_json_str(o, "label"),
-			bad ? " (blocks unreadable at the source)" : "");
+		if (!cli->json)
+			point_row(t, o);
+		else if (!text || fprintf(json, "%s\n\t\t%s", *comma, text) < 0)
+			rc = tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
+		*comma = ",";
+		if (rc)
+			break;
 	}
-	tm_table_print(t, stdout);
+	*from = tm_json_num(result, "next");
+	cJSON_Delete(result);
+	return rc;
 }
 
 static int cmd_points(struct tm_cli *cli)
 {
-	cJSON *args = args1("machine", cli->argv[0]);
-	const char *since = tm_cli_value(cli, "since");
+	static const char *const headers[] = {
+		">POINT", "<TIME", "<KIND", ">DISKS", ">BYTES", "<PINNED", "<LABEL"};
+	struct tm_table *t = cli->json ? NULL : tm_table_new(headers, TM_ARRAY_SIZE(headers));
+	CLEANUP_FREE char *text = NULL;
+	const char *comma = "";
+	size_t len = 0;
+	FILE *json = cli->json ? open_memstream(&text, &len) : NULL;
+	uint64_t from = 0;
+	int rc = TM_EXIT_OK;
 
-	if (since)
-		cJSON_AddStringToObject(args, "since", since);
-	return shown(cli, "points", args, print_points);
+	if (cli->json && !json)
+		return tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
+	/* Put together before anything is printed: one document, or none. */
+	if (json)
+		fprintf(json, "{\n\t\"points\":\t[");
+	do
+		rc = points_page(cli, t, json, &comma, &from);
+	while (rc == TM_EXIT_OK && from);
+	if (json) {
+		fprintf(json, "]\n}");
+		if (fclose(json) && rc == TM_EXIT_OK)
+			rc = tm_cli_fail(cli, TM_EXIT_FAILED, "out of memory");
+		if (rc == TM_EXIT_OK && puts(text) < 0)
+			rc = TM_EXIT_FAILED;
+		return rc;
+	}
+	if (rc == TM_EXIT_OK)
+		tm_table_print(t, stdout);
+	else
+		tm_table_free(t);
+	return rc;
 }
 
 static void print_audit(const cJSON *result)
