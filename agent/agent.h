@@ -29,7 +29,8 @@ struct agent_conf {
 	uint64_t part;          /* bytes of an initial sync that are made durable at a time */
 	uint64_t freeze_limit;  /* ns */
 	uint64_t throttle;
-	char *scripts; /* folder of pre- and post-scripts */
+	char *scripts;          /* folder of pre- and post-scripts */
+	bool verify_after_boot; /* compare though the map came back */
 };
 
 enum request_kind { REQUEST_POINT = 1, REQUEST_VERIFY, REQUEST_RESYNC };

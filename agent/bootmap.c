@@ -321,3 +321,17 @@ bool bootmap_reason(const char *report, unsigned major, unsigned minor, char *re
 	snprintf(reason, room, "%.*s", len, at);
 	return true;
 }
+
+bool bootmap_restored(char *report, unsigned major, unsigned minor)
+{
+	char line[48], *at;
+
+	snprintf(line, sizeof(line), "%u:%u restored ", major, minor);
+	for (at = report; at && (at = strstr(at, line)); at++) {
+		if (at != report && at[-1] != '\n')
+			continue;
+		*at = '#';
+		return true;
+	}
+	return false;
+}

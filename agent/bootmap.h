@@ -42,5 +42,7 @@ int bootmap_witness(int kmod_fd, uint32_t disk, const char *name, int disk_fd, s
 char *bootmap_report(void);
 /* Why this disk's map did not come back; false if the report does not tell. */
 bool bootmap_reason(const char *report, unsigned major, unsigned minor, char *reason, size_t room);
+/* Did its map come back? True once. */
+bool bootmap_restored(char *report, unsigned major, unsigned minor);
 
 #endif

@@ -32,6 +32,7 @@ static const struct tm_setting settings[] = {
 	SET("freeze_limit", TM_SET_DURATION, freeze_limit, TM_MS, 3600 * TM_SEC, "30s"),
 	SET("throttle", TM_SET_SIZE, throttle, 0, 0, "0"),
 	SET("scripts", TM_SET_STRING, scripts, 0, 4096, "/etc/tidemark/scripts"),
+	SET("verify_after_boot", TM_SET_BOOL, verify_after_boot, 0, 0, "no"),
 	{0},
 };
 

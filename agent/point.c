@@ -176,8 +176,10 @@ static int note(struct agent *a, struct point *p, struct tm_err *err)
 	for (struct member *m = a->members; m; m = m->next) {
 		struct state_disk *d = state_find(st, m->uuid);
 
-		if (d && m->piece && lists(p, m->piece))
+		if (d && m->piece && lists(p, m->piece)) {
 			d->doubt[0] = '\0';
+			d->compare = false;
+		}
 	}
 	return p->npieces ? state_save(st, err) : 0;
 }

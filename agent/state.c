@@ -40,6 +40,7 @@ static cJSON *disk_to_json(const struct state_disk *d)
 	cJSON_AddStringToObject(o, "doubt", d->doubt);
 	tm_json_u64(o, "size", d->ident.size);
 	cJSON_AddBoolToObject(o, "leaving", d->leaving);
+	cJSON_AddBoolToObject(o, "compare", d->compare);
 	return o;
 }
 
@@ -118,6 +119,7 @@ static int disk_from_json(const cJSON *o, struct state_disk *d, struct tm_err *e
 		get_text(o, "doubt", d->doubt, sizeof(d->doubt), err) ||
 		tm_arg_u64(o, "size", &d->ident.size, err) ||
 		tm_arg_bool_opt(o, "leaving", &d->leaving, err) ||
+		tm_arg_bool_opt(o, "compare", &d->compare, err) ||
 		tm_arg_string(o, "tracker", &tracker, err))
 		return -err->code;
 	d->tracker = strcmp(tracker, "kmod") ? TM_TRACKER_SCAN : TM_TRACKER_KMOD;

@@ -24,6 +24,7 @@ struct state_disk {
 	uint8_t kernel[TM_UUID]; /* the module's tracking UUID that this one goes with */
 	uint8_t tracker;         /* enum tm_tracker */
 	bool leaving;            /* unprotected; the server has to be told yet */
+	bool compare;            /* wanted after a boot, and not done yet */
 	char doubt
 		[160]; /* not empty: why it must be compared with the server before the next point */
 };

@@ -162,6 +162,29 @@ static int note_doubt(struct member *m, const struct tmk_info *info, struct tm_e
 	return 0;
 }
 
+/* verify_after_boot: what a system without the module wrote in the midst of the disk is found by comparing only. */
+static int want_comparison(struct member *m, struct tm_err *err)
+{
+	struct agent *a = m->agent;
+	bool back = bootmap_restored(a->kmod->boot_report, m->info.major, m->info.minor);
+	struct state_disk *d;
+	bool wanted;
+	int ret = 0;
+
+	pthread_mutex_lock(&a->state.lock);
+	d = state_find(&a->state, m->uuid);
+	if (d && back && a->conf.verify_after_boot && !d->compare) {
+		d->compare = true;
+		ret = state_save(&a->state, err);
+	}
+	wanted = d && d->compare;
+	pthread_mutex_unlock(&a->state.lock);
+	pthread_mutex_lock(&a->lock);
+	m->resync |= wanted;
+	pthread_mutex_unlock(&a->lock);
+	return ret;
+}
+
 static int kmod_tracker_attach(struct member *m, struct tm_err *err)
 {
 	struct kmod *k = m->agent->kmod;
@@ -174,7 +197,7 @@ static int kmod_tracker_attach(struct member *m, struct tm_err *err)
 	if (info.doubt && kmod_trust(k->fd, m->kdisk, info.doubt, err))
 		return -err->code;
 	prepare_boot(m);
-	return 0;
+	return want_comparison(m, err);
 }
 
 static void kmod_tracker_detach(struct member *m)

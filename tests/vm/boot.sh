@@ -16,7 +16,7 @@ stage() {
 	boot_root "$T/$1" tests/vm/guest-boot "${@:2}" >"$T/out" 2>&1 || { cat "$T/out"; echo "FAIL: $*"; exit 1; }
 }
 first_boot() {
-	root_disk "$T/root.img" && truncate -s 256M "$T/store.img" && initramfs "$T/plain" || exit 1
+	root_disk "$T/root.img" && truncate -s 256M "$T/store.img" && truncate -s 64M "$T/data.img" && initramfs "$T/plain" || exit 1
 	stage plain first
 	sed -n 's/^conf: //p' "$T/out" >"$T/boot.conf"
 	grep -q '^extent' "$T/boot.conf" || { cat "$T/out"; echo "FAIL: no place of the maps"; exit 1; }

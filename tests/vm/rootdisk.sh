@@ -34,15 +34,14 @@ initramfs() {
 	local target=$1 conf=${2:-} dir=$T/initramfs
 	rm -rf "$dir" && mkdir -p "$dir" || return 1
 	make -s install "DESTDIR=$dir/inst" PREFIX=/usr >"$dir/log" 2>&1 || { cat "$dir/log"; return 1; }
-	tests/vm/vm kmod "$suite" && cp "build/kmod/$suite/tidemark.ko" "$dir/" || return 1
+	tests/vm/vm kmod "$suite" && cp -r "build/kmod/$suite/lib" "$dir/" || return 1
 	[ -z "$conf" ] || cp "$conf" "$dir/boot.conf" || return 1
 	cat >"$dir/make" <<-'END'
 		set -e
 		dir=$1
 		kver=$(basename "$(echo /lib/modules/*)")
-		mkdir -p "/lib/modules/$kver/updates/dkms" /usr/lib/tidemark /var/lib/tidemark-agent
-		cp "$dir/tidemark.ko" "/lib/modules/$kver/updates/dkms/"
-		depmod "$kver"
+		mkdir -p /usr/lib/tidemark /var/lib/tidemark-agent
+		cp -r "$dir/lib/." "/lib/modules/$kver/"
 		cp "$dir/inst/usr/lib/tidemark/tidemark-boot" /usr/lib/tidemark/
 		cp -r "$dir/inst/usr/share/initramfs-tools/." /usr/share/initramfs-tools/
 		[ ! -e "$dir/boot.conf" ] || cp "$dir/boot.conf" /var/lib/tidemark-agent/
@@ -57,10 +56,10 @@ initramfs() {
 	cp "$dir/list" "$target.list"
 }
 
-# boot_root INITRD COMMAND...: of the guest, on $T/root.img (vda) and $T/store.img (vdb).
+# boot_root INITRD COMMAND...: of the guest, on $T/root.img (vda), $T/store.img (vdb) and $T/data.img (vdc). One processor: see reboot.sh.
 boot_root() {
 	local initrd=$1
 	shift
-	tests/vm/vm run "$suite" --initrd "$initrd" --image "$T/root.img" --image "$T/store.img" --mem 1200 --timeout 400 \
+	tests/vm/vm run "$suite" --initrd "$initrd" --image "$T/root.img" --image "$T/store.img" --image "$T/data.img" --mem 1200 --smp 1 --timeout 500 \
 		--append "root=/dev/vda1 ro init=/init" -- "$@"
 }
