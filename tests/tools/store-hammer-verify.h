@@ -175,7 +175,10 @@ static int entries(const char *dir, const char *sub)
 	if (!d)
 		die(path, strerror(errno));
 	while ((e = readdir(d)))
-		n += e->d_name[0] != '.';
+		if (e->d_name[0] != '.') {
+			fprintf(stderr, "%s/%s\n", path, e->d_name);
+			n++;
+		}
 	closedir(d);
 	return n;
 }
