@@ -146,7 +146,8 @@ void sql_blob(sqlite3_stmt *st, int column, void *out, size_t len)
 		memcpy(out, p, n < len ? n : len);
 }
 
-int sql_grow(void **list, size_t n, size_t size, struct tm_err *err)
+/* Room for one more in a list of n. */
+static int grow(void **list, size_t n, size_t size, struct tm_err *err)
 {
 	void *p;
 
@@ -157,6 +158,29 @@ int sql_grow(void **list, size_t n, size_t size, struct tm_err *err)
 		return tm_fail(err, ENOMEM, "out of memory");
 	*list = p;
 	return 0;
+}
+
+int sql_list(struct catalog *c, sqlite3_stmt *st, size_t size,
+	void (*row)(sqlite3_stmt *st, void *item), void **out, size_t *n, struct tm_err *err)
+{
+	void *list = NULL;
+	int rc;
+
+	*n = 0;
+	if (!st)
+		return -err->code;
+	while ((rc = sql_step(c, st, err)) == 1) {
+		rc = grow(&list, *n, size, err);
+		if (rc)
+			break;
+		row(st, (char *)list + (*n)++ * size);
+	}
+	sqlite3_finalize(st);
+	if (rc)
+		free(list);
+	else
+		*out = list;
+	return rc;
 }
 
 int sql_execute(struct catalog *c, const char *sql, struct tm_err *err)

@@ -10,8 +10,10 @@
 
 #define MACHINE "uuid,host,enrolled,counter,instance,hardware,known,held,revoked,why,cert"
 
-static void machine_row(sqlite3_stmt *st, struct catalog_machine *m)
+static void machine_row(sqlite3_stmt *st, void *item)
 {
+	struct catalog_machine *m = item;
+
 	memset(m, 0, sizeof(*m));
 	sql_blob(st, 0, m->uuid, TM_UUID);
 	sql_text(st, 1, m->host, sizeof(m->host));
@@ -133,26 +135,10 @@ int catalog_machine_revoke(struct catalog *c, const uint8_t uuid[TM_UUID], struc
 int catalog_machines(struct catalog *c, struct catalog_machine **out, size_t *n, struct tm_err *err)
 {
 	LOCK_SCOPE(&c->lock);
-	sqlite3_stmt *st =
-		sql_query(c, err, "SELECT " MACHINE " FROM machine ORDER BY host,uuid", "");
-	void *list = NULL;
-	int rc;
 
-	*n = 0;
-	if (!st)
-		return -err->code;
-	while ((rc = sql_step(c, st, err)) == 1) {
-		rc = sql_grow(&list, *n, sizeof(**out), err);
-		if (rc)
-			break;
-		machine_row(st, (struct catalog_machine *)list + (*n)++);
-	}
-	sqlite3_finalize(st);
-	if (rc)
-		free(list);
-	else
-		*out = list;
-	return rc;
+	return sql_list(c,
+		sql_query(c, err, "SELECT " MACHINE " FROM machine ORDER BY host,uuid", ""),
+		sizeof(**out), machine_row, (void **)out, n, err);
 }
 
 int catalog_disk_put(struct catalog *c, const uint8_t machine[TM_UUID],
@@ -167,8 +153,10 @@ int catalog_disk_put(struct catalog *c, const uint8_t machine[TM_UUID],
 	return rc < 0 ? rc : 0;
 }
 
-static void disk_row(sqlite3_stmt *st, struct catalog_disk *d)
+static void disk_row(sqlite3_stmt *st, void *item)
 {
+	struct catalog_disk *d = item;
+
 	memset(d, 0, sizeof(*d));
 	sql_blob(st, 0, d->uuid, TM_UUID);
 	sql_text(st, 1, d->name, sizeof(d->name));
@@ -187,26 +175,11 @@ int catalog_disks(struct catalog *c, const uint8_t machine[TM_UUID], struct cata
 	size_t *n, struct tm_err *err)
 {
 	LOCK_SCOPE(&c->lock);
-	sqlite3_stmt *st = sql_query(c, err,
-		"SELECT uuid,name,serial,size,sector,tracker,closed,joined,tracking,pending,"
-		"pending_tracking FROM disk WHERE machine=? ORDER BY name,uuid",
-		"u", machine);
-	void *list = NULL;
-	int rc;
 
-	*n = 0;
-	if (!st)
-		return -err->code;
-	while ((rc = sql_step(c, st, err)) == 1) {
-		rc = sql_grow(&list, *n, sizeof(**out), err);
-		if (rc)
-			break;
-		disk_row(st, (struct catalog_disk *)list + (*n)++);
-	}
-	sqlite3_finalize(st);
-	if (rc)
-		free(list);
-	else
-		*out = list;
-	return rc;
+	return sql_list(c,
+		sql_query(c, err,
+			"SELECT uuid,name,serial,size,sector,tracker,closed,joined,tracking,pending,"
+			"pending_tracking FROM disk WHERE machine=? ORDER BY name,uuid",
+			"u", machine),
+		sizeof(**out), disk_row, (void **)out, n, err);
 }

@@ -109,33 +109,24 @@ int catalog_alarm(struct catalog *c, const uint8_t *machine, const char *text, s
 	return rc < 0 ? rc : 0;
 }
 
+static void alarm_row(sqlite3_stmt *st, void *item)
+{
+	struct catalog_alarm *a = item;
+
+	a->time = sqlite3_column_int64(st, 0);
+	sql_text(st, 1, a->text, sizeof(a->text));
+}
+
 int catalog_alarms(struct catalog *c, const uint8_t machine[TM_UUID], size_t max,
 	struct catalog_alarm **out, size_t *n, struct tm_err *err)
 {
 	LOCK_SCOPE(&c->lock);
-	sqlite3_stmt *st = sql_query(c, err,
-		"SELECT time,text FROM alarm WHERE machine=? ORDER BY id DESC LIMIT ?", "ui",
-		machine, (int64_t)max);
-	struct catalog_alarm *list = calloc(max ? max : 1, sizeof(*list));
-	int rc = 0;
 
-	*n = 0;
-	if (!list)
-		rc = tm_fail(err, ENOMEM, "out of memory");
-	else if (!st)
-		rc = -err->code;
-	while (!rc && *n < max && (rc = sql_step(c, st, err)) == 1) {
-		list[*n].time = sqlite3_column_int64(st, 0);
-		sql_text(st, 1, list[*n].text, sizeof(list->text));
-		++*n;
-		rc = 0;
-	}
-	sqlite3_finalize(st);
-	if (rc)
-		free(list);
-	else
-		*out = list;
-	return rc;
+	return sql_list(c,
+		sql_query(c, err,
+			"SELECT time,text FROM alarm WHERE machine=? ORDER BY id DESC LIMIT ?",
+			"ui", machine, (int64_t)max),
+		sizeof(**out), alarm_row, (void **)out, n, err);
 }
 
 int catalog_audit(struct catalog *c, const char *who, const char *what, const char *result,
@@ -148,35 +139,25 @@ int catalog_audit(struct catalog *c, const char *who, const char *what, const ch
 	return rc < 0 ? rc : 0;
 }
 
+static void audit_row(sqlite3_stmt *st, void *item)
+{
+	struct catalog_audit *a = item;
+
+	a->id = sqlite3_column_int64(st, 0);
+	a->time = sqlite3_column_int64(st, 1);
+	sql_text(st, 2, a->who, sizeof(a->who));
+	sql_text(st, 3, a->what, sizeof(a->what));
+	sql_text(st, 4, a->result, sizeof(a->result));
+}
+
 int catalog_audits(
 	struct catalog *c, size_t max, struct catalog_audit **out, size_t *n, struct tm_err *err)
 {
 	LOCK_SCOPE(&c->lock);
-	sqlite3_stmt *st = sql_query(c, err,
-		"SELECT id,time,who,what,result FROM audit ORDER BY id DESC LIMIT ?", "i",
-		(int64_t)max);
-	void *list = NULL;
-	struct catalog_audit *a;
-	int rc;
 
-	*n = 0;
-	if (!st)
-		return -err->code;
-	while ((rc = sql_step(c, st, err)) == 1) {
-		rc = sql_grow(&list, *n, sizeof(*a), err);
-		if (rc)
-			break;
-		a = (struct catalog_audit *)list + (*n)++;
-		a->id = sqlite3_column_int64(st, 0);
-		a->time = sqlite3_column_int64(st, 1);
-		sql_text(st, 2, a->who, sizeof(a->who));
-		sql_text(st, 3, a->what, sizeof(a->what));
-		sql_text(st, 4, a->result, sizeof(a->result));
-	}
-	sqlite3_finalize(st);
-	if (rc)
-		free(list);
-	else
-		*out = list;
-	return rc;
+	return sql_list(c,
+		sql_query(c, err,
+			"SELECT id,time,who,what,result FROM audit ORDER BY id DESC LIMIT ?", "i",
+			(int64_t)max),
+		sizeof(**out), audit_row, (void **)out, n, err);
 }

@@ -33,7 +33,11 @@ int sql_execute(struct catalog *c, const char *sql, struct tm_err *err);
 void sql_text(sqlite3_stmt *st, int column, char *out, size_t room);
 void sql_blob(sqlite3_stmt *st, int column, void *out, size_t len); /* zeros where it is shorter */
 
-/* Makes room for one more element of `size` bytes in *list, which holds n. -ENOMEM. */
-int sql_grow(void **list, size_t n, size_t size, struct tm_err *err);
+/*
+ * Steps through all rows: row fills in an item of `size` bytes from each. Finalises st; NULL is an error that err tells of already. *out is
+ * the caller's to free.
+ */
+int sql_list(struct catalog *c, sqlite3_stmt *st, size_t size,
+	void (*row)(sqlite3_stmt *st, void *item), void **out, size_t *n, struct tm_err *err);
 
 #endif
