@@ -20,6 +20,7 @@
 #include "agent/state.h"
 #include "agent/sync.h"
 #include "common/rate.h"
+#include "common/schedule.h"
 
 struct agent_conf {
 	char *engine;
@@ -29,6 +30,7 @@ struct agent_conf {
 	uint64_t part;          /* bytes of an initial sync that are made durable at a time */
 	uint64_t freeze_limit;  /* ns */
 	uint64_t throttle;
+	char *throttle_schedule;
 	char *scripts;          /* folder of pre- and post-scripts */
 	bool verify_after_boot; /* compare though the map came back */
 };
@@ -69,6 +71,7 @@ struct agent {
 	struct state state;
 	struct pipeline *pipeline;
 	struct tm_rate rate;
+	struct tm_schedule schedule; /* of the rate; never changes */
 	uint8_t instance[TM_UUID];
 
 	pthread_mutex_t lock;

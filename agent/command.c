@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "agent/tracker.h"
+#include "agent/throttle.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -118,12 +119,12 @@ static void command(void *ctx, const struct tm_in_command *c)
 	tm_log(TM_LOG_INFO, "the server asks: command %u", c->m->command);
 	switch (c->m->command) {
 	case TM_CMD_THROTTLE:
-		tm_rate_set(&a->rate, c->m->rate);
 		pthread_mutex_lock(&a->state.lock);
 		a->state.throttle = c->m->rate;
 		if (state_save(&a->state, &err))
 			agent_error(a, "%s", err.msg);
 		pthread_mutex_unlock(&a->state.lock);
+		throttle_apply(a);
 		tell_result(a, c->m->id, true, 0, "");
 		return;
 	case TM_CMD_POINT:

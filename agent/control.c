@@ -8,6 +8,7 @@
 
 #include "agent/command.h"
 #include "agent/tracker.h"
+#include "agent/throttle.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
@@ -217,7 +218,7 @@ static int do_throttle(
 	a->state.throttle = rate;
 	ret = state_save(&a->state, err);
 	pthread_mutex_unlock(&a->state.lock);
-	tm_rate_set(&a->rate, rate);
+	throttle_apply(a);
 	return ret;
 }
 

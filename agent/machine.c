@@ -11,6 +11,7 @@
 #include "agent/agent.h"
 #include "agent/command.h"
 #include "agent/jobs.h"
+#include "agent/throttle.h"
 #include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
@@ -121,6 +122,7 @@ static void turn(struct agent *a)
 {
 	uint64_t now = tm_mono_ns(), until = UINT64_MAX, seen = a->changes;
 
+	throttle_step(a, now, &until);
 	jobs_reap(a);
 	members_update(a, now, &until);
 	jobs_requests(a);

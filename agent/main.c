@@ -10,6 +10,7 @@
 
 #include "agent/agent.h"
 #include "agent/control.h"
+#include "agent/throttle.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/config.h"
@@ -31,6 +32,7 @@ static const struct tm_setting settings[] = {
 	SET("part", TM_SET_SIZE, part, 1 << 20, 1ull << 40, "2G"),
 	SET("freeze_limit", TM_SET_DURATION, freeze_limit, TM_MS, 3600 * TM_SEC, "30s"),
 	SET("throttle", TM_SET_SIZE, throttle, 0, 0, "0"),
+	SET("throttle_schedule", TM_SET_STRING, throttle_schedule, 0, 1000, ""),
 	SET("scripts", TM_SET_STRING, scripts, 0, 4096, "/etc/tidemark/scripts"),
 	SET("verify_after_boot", TM_SET_BOOL, verify_after_boot, 0, 0, "no"),
 	{0},
@@ -95,13 +97,16 @@ static int prepare(struct agent *a, const struct options *o, struct tm_err *err)
 	if (tm_config_load(o->config ? o->config : "/etc/tidemark/agent.conf", !o->config, settings,
 		    &a->conf, err))
 		return -err->code;
+	if (tm_schedule_parse(a->conf.throttle_schedule, &a->schedule, err))
+		return tm_wrap(err, "throttle_schedule");
 	if (reader_engine_parse(a->conf.engine, &po.engine))
 		return tm_fail(err, EINVAL, "engine = %s: must be auto, io_uring or libaio",
 			a->conf.engine);
 	if (state_open(o->state, &a->state, err))
 		return -err->code;
 	a->paused = a->state.paused;
-	tm_rate_init(&a->rate, a->state.throttle ? a->state.throttle : a->conf.throttle);
+	tm_rate_init(&a->rate, 0);
+	throttle_apply(a);
 	po.memory = a->conf.memory;
 	po.depth = (unsigned)a->conf.queue_depth;
 	po.workers = (unsigned)a->conf.workers;

@@ -7,6 +7,7 @@
 
 #include "agent/control.h"
 #include "agent/tracker.h"
+#include "agent/throttle.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/uuid.h"
@@ -122,6 +123,7 @@ static void add_machine(cJSON *o, struct agent *a)
 	cJSON_AddBoolToObject(o, "paused", a->paused);
 	cJSON_AddBoolToObject(o, "server_full", a->full);
 	tm_json_u64(o, "throttle", tm_rate_get(&a->rate));
+	cJSON_AddStringToObject(o, "throttle_by", throttle_by(a));
 	cJSON_AddStringToObject(o, "engine", pipeline_engine(a->pipeline));
 	if (a->rpo_ms == UINT64_MAX)
 		cJSON_AddNullToObject(o, "rpo_ms");

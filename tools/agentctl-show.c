@@ -82,7 +82,8 @@ static void show_machine(const cJSON *s)
 	printf("rates       read %s/s, wire %s/s", tm_size_format(tm_json_num(s, "read_rate"), a),
 		tm_size_format(tm_json_num(s, "wire_rate"), b));
 	if (tm_json_num(s, "throttle"))
-		printf(", throttled to %s/s", tm_size_format(tm_json_num(s, "throttle"), a));
+		printf(", throttled to %s/s by %s", tm_size_format(tm_json_num(s, "throttle"), a),
+			tm_json_str(s, "throttle_by"));
 	printf("\ntotals      read %s", tm_size_format(tm_json_num(s, "read_bytes"), a));
 	printf(", compared %s, wire %s\n", tm_size_format(tm_json_num(s, "compared_bytes"), a),
 		tm_size_format(tm_json_num(s, "wire_bytes"), b));
