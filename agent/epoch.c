@@ -246,8 +246,11 @@ static int cut_quiet(
 	if (app && scripts_run(a->conf.scripts, "pre", &why))
 		crash_only(p, why.msg);
 	ret = cut_frozen(a, k, p, cut, err);
-	if (app && scripts_run(a->conf.scripts, "post", &why))
+	/* Fails also when what "pre" brought about did not last until the cut. */
+	if (app && scripts_run(a->conf.scripts, "post", &why)) {
 		tm_log(TM_LOG_WARNING, "%s", why.msg);
+		crash_only(p, why.msg);
+	}
 	return ret;
 }
 

@@ -29,6 +29,8 @@ install: progs
 	$(PUT_PREFIX) dist/dracut/module-setup.sh >$(DESTDIR)$(DRACUTDIR)/module-setup.sh
 	chmod 755 $(DESTDIR)$(DRACUTDIR)/module-setup.sh
 	install -m 755 dist/dracut/tidemark-pre-mount.sh $(DESTDIR)$(DRACUTDIR)/
+	install -d $(DESTDIR)/etc/tidemark/scripts $(DESTDIR)$(PREFIX)/share/tidemark/scripts
+	install -m 755 dist/scripts/* $(DESTDIR)$(PREFIX)/share/tidemark/scripts/
 	install -m 644 dist/tidemark.sysusers $(DESTDIR)$(SYSUSERSDIR)/tidemark.conf
 	for m in docs/*.[1-8]; do \
 		s=$${m##*.}; install -D -m 644 $$m $(DESTDIR)$(MANDIR)/man$$s/$${m##*/} || exit 1; \
