@@ -184,6 +184,9 @@ int index_writable(const struct index *ix, struct tm_err *err)
 {
 	if (!ix->db)
 		return tm_fail(err, EIO, "the index is closed after an earlier error");
+	/* The engine may go on by itself after an error, on a log that ends in half a record: nothing goes in behind that. */
+	if (ix->broken && atomic_load(ix->broken) && !ix->read_only)
+		return tm_fail(err, EIO, "the index refuses writes until it is opened again");
 	if (ix->read_only)
 		return tm_fail(err, ix->why.code ? ix->why.code : EROFS,
 			"the index is open for reading only: %s", ix->why.msg);
