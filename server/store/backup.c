@@ -69,7 +69,9 @@ static int empty(int fd, const char *name, struct tm_err *err)
 
 static int open_target(struct work *w)
 {
-	if (mkdir(w->dir, 0700) == 0) {
+	int made = mkdir(w->dir, 0700) == 0;
+
+	if (made) {
 		if (tm_fsync_parent(w->dir, w->err))
 			return -w->err->code;
 	} else if (errno != EEXIST) {
@@ -79,8 +81,11 @@ static int open_target(struct work *w)
 	w->dirfd = open(w->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (w->dirfd < 0)
 		return tm_fail_errno(w->err, "cannot open %s as the server's user", w->dir);
-	if (outside(w))
+	if (outside(w)) {
+		if (made)
+			rmdir(w->dir);
 		return -w->err->code;
+	}
 	if (faccessat(w->dirfd, MANIFEST, F_OK, 0) && empty(w->dirfd, w->dir, w->err))
 		return -w->err->code;
 	w->lockfd = openat(w->dirfd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
