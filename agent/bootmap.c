@@ -32,6 +32,20 @@
 		FIEMAP_EXTENT_NOT_ALIGNED | FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_DATA_TAIL | \
 		FIEMAP_EXTENT_UNWRITTEN | FIEMAP_EXTENT_SHARED)
 
+/* What the initramfs would not find as a disk: its blocks are numbered otherwise, or come up later. */
+static bool is_stacked(const char *folder)
+{
+	static const char *const kinds[] = {"dm", "md", "loop"};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(kinds); i++) {
+		CLEANUP_FREE char *path = tm_path("%s/%s", folder, kinds[i]);
+
+		if (!path || access(path, F_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* The whole disk below a filesystem's device, and where on it the device begins, in bytes. */
 static int find_disk(dev_t dev, struct bootmap *map, uint64_t *start, struct tm_err *err)
 {
@@ -42,6 +56,10 @@ static int find_disk(dev_t dev, struct bootmap *map, uint64_t *start, struct tm_
 	*start = 0;
 	if (!link || !realpath(link, folder))
 		return tm_fail(err, EOPNOTSUPP, "its filesystem is on no disk");
+	if (is_stacked(folder))
+		return tm_fail(err, EOPNOTSUPP,
+			"its filesystem is on %s, not on a plain disk or partition",
+			strrchr(folder, '/') + 1);
 	if (disk_sys_read(text, sizeof(text), "%s/partition", folder)[0]) {
 		disk_sys_read(text, sizeof(text), "%s/start", folder);
 		*start = strtoull(text, NULL, 10) * 512;
@@ -243,7 +261,7 @@ static int write_conf(const char *dir, const struct bootmap *map, struct tm_err 
 	return tm_file_write(path, text, len, 0600, err);
 }
 
-static int prepare(const char *dir, struct bootmap *map, struct tm_err *err)
+static int prepare(const char *dir, const char *conf_dir, struct bootmap *map, struct tm_err *err)
 {
 	CLEANUP_FREE char *path = tm_path("%s/maps", dir);
 	CLEANUP_CLOSE int folder = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), fd = -1;
@@ -257,13 +275,13 @@ static int prepare(const char *dir, struct bootmap *map, struct tm_err *err)
 	fd = open_file(path, err);
 	if (fd < 0 || find_runs(fd, map, err) || fill(fd, map, err))
 		return -err->code;
-	return write_conf(dir, map, err);
+	return write_conf(conf_dir, map, err);
 }
 
-int bootmap_prepare(const char *dir, struct bootmap *map, struct tm_err *err)
+int bootmap_prepare(const char *dir, const char *conf_dir, struct bootmap *map, struct tm_err *err)
 {
 	memset(map, 0, sizeof(*map));
-	if (prepare(dir, map, err) == 0)
+	if (prepare(dir, conf_dir, map, err) == 0)
 		return 0;
 	bootmap_free(map);
 	return tm_wrap(err, "%s/maps", dir);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The file in which the kernel module saves its maps at a shutdown (STATE/maps), and what the next boot is told of it
+ * The file in which the kernel module saves its maps at a shutdown ("maps", in the state's folder or where
+ * the configuration says), and what the next boot is told of it
  * (STATE/boot.conf, which goes into the initramfs). The file never moves or grows: the module writes past the
  * filesystem, to blocks that hold the file's own marks and to no others.
  */
@@ -26,10 +27,10 @@ struct bootmap {
 };
 
 /*
- * Makes the file, or finds it whole, and writes boot.conf if it says something else. Not possible everywhere
+ * Makes the file DIR/maps, or finds it whole, and writes CONF_DIR/boot.conf if it says something else. Not possible everywhere
  * (-EOPNOTSUPP, err says why): the disks are then compared after each boot. The runs are malloc'ed.
  */
-int bootmap_prepare(const char *state_dir, struct bootmap *map, struct tm_err *err);
+int bootmap_prepare(const char *dir, const char *conf_dir, struct bootmap *map, struct tm_err *err);
 void bootmap_free(struct bootmap *map);
 
 /* Tells the module of the file; disk: the module's number of the disk on which it lies. */

@@ -32,7 +32,8 @@ static int get_kmod(struct agent *a, struct tm_err *err)
 		return -err->code;
 	}
 	k->boot_report = bootmap_report();
-	if (bootmap_prepare(a->state.dir, &k->map, err))
+	if (bootmap_prepare(
+		    a->conf.maps[0] ? a->conf.maps : a->state.dir, a->state.dir, &k->map, err))
 		tm_log(TM_LOG_NOTICE, "every boot will need a resync: maps cannot be saved: %s",
 			err->msg);
 	pthread_mutex_lock(&a->lock);
