@@ -51,7 +51,7 @@ PROGS := $(if $(wildcard agent/main.c),$(B)/tidemark-agent) $(if $(wildcard serv
          $(if $(AGENTCTL),$(B)/agentctl) $(if $(SERVERCTL),$(B)/serverctl) \
          $(if $(wildcard tools/nbdkit-*.c),$(B)/nbdkit-tidemark-plugin.so)
 
-.PHONY: all progs unit helpers kmod check check-quick soak demo demo-live bench bench-kmod lint fuzz deps install clean
+.PHONY: all progs unit helpers kmod check check-quick soak demo demo-disks bench bench-kmod lint fuzz deps install clean
 all: progs
 progs: $(PROGS)
 unit: $(UNIT)
@@ -99,10 +99,10 @@ check-quick: deps
 	tests/check --quick
 demo: deps
 	@$(MAKE) -s progs helpers
-	tests/demo/run
-demo-live: deps
-	@$(MAKE) -s progs helpers
 	tests/demo/live
+demo-disks: deps
+	@$(MAKE) -s progs helpers
+	tests/demo/run
 bench: deps
 	$(MAKE) progs helpers
 	tests/bench/run

@@ -65,8 +65,9 @@ static void add_disk(cJSON *list, struct agent *a, const struct state_disk *d)
 	cJSON_AddStringToObject(o, "job", job_name(m));
 	cJSON_AddStringToObject(o, "tracker", d->tracker == TM_TRACKER_KMOD ? "kmod" : "scan");
 	tm_json_u64(o, "size", d->ident.size);
-	tm_json_u64(o, "done", m && m->running ? m->done : 0);
-	tm_json_u64(o, "total", m && m->running ? m->total : 0);
+	/* A piece that is complete stays so until an epoch makes it visible. */
+	tm_json_u64(o, "done", m && (m->running || m->piece) ? m->done : 0);
+	tm_json_u64(o, "total", m && (m->running || m->piece) ? m->total : 0);
 	tm_json_u64(o, "backlog", m ? m->backlog : 0);
 	tm_json_u64(o, "last_point", m ? m->last_point : 0);
 	tm_json_u64(o, "wire_bytes", m ? m->sent_total + m->sent_bytes : 0);
