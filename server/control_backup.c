@@ -56,7 +56,7 @@ static int copy_keys(struct server *s, const char *path, struct tm_err *err)
 	if (!d)
 		return tm_fail_errno(err, "%s", s->pki);
 	rc = to ? tm_mkdirs(to, 0700, err) : tm_fail(err, ENOMEM, "out of memory");
-	while (!rc && (e = readdir(d))) {
+	while (!rc && (errno = 0, e = readdir(d))) {
 		CLEANUP_FREE char *a = tm_path("%s/%s", s->pki, e->d_name);
 		CLEANUP_FREE char *b = tm_path("%s/%s", to, e->d_name);
 
@@ -64,7 +64,8 @@ static int copy_keys(struct server *s, const char *path, struct tm_err *err)
 			continue;
 		rc = a && b ? copy_file(a, b, err) : tm_fail(err, ENOMEM, "out of memory");
 	}
-	return rc;
+	/* A key that could not be listed would be missing in the copy. */
+	return rc || !errno ? rc : tm_fail_errno(err, "%s", s->pki);
 }
 
 static int extra(void *arg, const char *path, struct tm_err *err)

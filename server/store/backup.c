@@ -50,18 +50,44 @@ static int outside(struct work *w)
 	return ret;
 }
 
+/* The folder `name` below `at`, to be walked; NULL with err. closedir() also closes what dirfd() gives. */
+static DIR *list(int at, const char *name, const char *what, struct tm_err *err)
+{
+	int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!d) {
+		tm_fail_errno(err, "cannot read the folder %s", what);
+		if (fd >= 0)
+			close(fd);
+	}
+	return d;
+}
+
+/* 1: another entry; 0: no more; an error is not taken for the end: what it hides would be missing in the copy. */
+static int next(DIR *d, struct dirent **e, const char *what, struct tm_err *err)
+{
+	errno = 0;
+	*e = readdir(d);
+	if (!*e && errno)
+		return tm_fail_errno(err, "cannot read the folder %s", what);
+	return *e != NULL;
+}
+
 static int empty(int fd, const char *name, struct tm_err *err)
 {
-	int dup = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), n = 0;
-	DIR *d = dup < 0 ? NULL : fdopendir(dup);
+	DIR *d = list(fd, ".", name, err);
 	struct dirent *e;
+	int n = 0, got;
 
 	if (!d)
-		return tm_fail_errno(err, "cannot read the folder %s", name);
-	while ((e = readdir(d)))
+		return -err->code;
+	while ((got = next(d, &e, name, err)) > 0)
 		/* The lock alone is of a backup that ended before it began. */
 		n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && strcmp(e->d_name, "lock");
 	closedir(d);
+	if (got < 0)
+		return got;
 	return n ? tm_fail(err, EEXIST, "%s is not empty and holds no backup: name another folder",
 			   name)
 		 : 0;
@@ -104,13 +130,13 @@ static int digits(const char *name)
 /* Removes the packs that the finished copy does not name. */
 static int clean_packs(struct work *w, const struct manifest *m)
 {
-	int dup = openat(w->packsfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
-	DIR *d = dup < 0 ? NULL : fdopendir(dup);
+	DIR *d = list(w->packsfd, ".", "packs of the backup", w->err);
 	struct dirent *e;
 	char name[300];
+	int ret = 0;
 
 	if (!d)
-		return tm_fail_errno(w->err, "cannot read the backup's packs");
+		return -w->err->code;
 	while (!ret && (e = readdir(d))) {
 		snprintf(name, sizeof(name), "packs/%s", e->d_name);
 		if (e->d_name[0] != '.' && !manifest_find(m, name, 0) &&
@@ -124,13 +150,13 @@ static int clean_packs(struct work *w, const struct manifest *m)
 /* Removes what the finished copy does not need: of one that was broken off, or of the one before. */
 static int clean(struct work *w, const struct manifest *m)
 {
-	int dup = openat(w->dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), ret = 0;
-	DIR *d = dup < 0 ? NULL : fdopendir(dup);
+	DIR *d = list(w->dirfd, ".", w->dir, w->err);
 	struct dirent *e;
 	char keep[24];
+	int ret = 0;
 
 	if (!d)
-		return tm_fail_errno(w->err, "cannot read %s", w->dir);
+		return -w->err->code;
 	snprintf(keep, sizeof(keep), "%llu", (unsigned long long)m->generation);
 	while (!ret && (e = readdir(d)))
 		if (digits(e->d_name) && strcmp(e->d_name, keep))
@@ -262,20 +288,17 @@ static int still_there(struct work *w, const struct copied *f)
 static int each(struct work *w, int at, const char *folder,
 	int (*fn)(struct work *w, int fd, const char *name))
 {
-	int fd = open_dir(at, folder, w->err), ret = 0;
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = list(at, folder, folder, w->err);
 	struct dirent *e;
+	int ret = 0, got = 0;
 
-	if (!d) {
-		if (fd >= 0)
-			close(fd);
-		return fd < 0 ? fd : tm_fail_errno(w->err, "cannot read the folder %s", folder);
-	}
-	while (!ret && (e = readdir(d)))
+	if (!d)
+		return -w->err->code;
+	while (!ret && (got = next(d, &e, folder, w->err)) > 0)
 		if (e->d_name[0] != '.')
-			ret = fn(w, fd, e->d_name);
+			ret = fn(w, dirfd(d), e->d_name);
 	closedir(d);
-	return ret;
+	return ret ? ret : got;
 }
 
 static int plan_pack(struct work *w, int fd, const char *name)
@@ -360,19 +383,17 @@ static int copy_index(struct work *w, int fd, const char *name)
 /* What is in the copy's own folder already: flushed and summed. */
 static int note_in(struct work *w, int at, const char *folder, const char *prefix)
 {
-	int fd = open_dir(at, folder, w->err), ret = 0;
-	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	DIR *d = list(at, folder, folder, w->err);
 	struct dirent *e;
 	struct stat sb;
 	uint64_t size, sum;
 	char name[400];
+	int fd, ret = 0, got = 0;
 
-	if (!d) {
-		if (fd >= 0)
-			close(fd);
-		return fd < 0 ? fd : tm_fail_errno(w->err, "cannot read the folder %s", folder);
-	}
-	while (!ret && (e = readdir(d))) {
+	if (!d)
+		return -w->err->code;
+	fd = dirfd(d);
+	while (!ret && (got = next(d, &e, folder, w->err)) > 0) {
 		if (e->d_name[0] == '.')
 			continue;
 		snprintf(name, sizeof(name), "%s/%.200s", prefix, e->d_name);
@@ -388,7 +409,7 @@ static int note_in(struct work *w, int at, const char *folder, const char *prefi
 		}
 	}
 	if (!ret)
-		ret = sync_dir(fd, prefix, w->err);
+		ret = got < 0 ? got : sync_dir(fd, prefix, w->err);
 	closedir(d);
 	return ret;
 }
