@@ -32,6 +32,7 @@ struct agent_conf {
 	uint64_t throttle;
 	char *throttle_schedule;
 	char *scripts;          /* folder of pre- and post-scripts */
+	uint64_t script_limit;  /* ns */
 	char *maps;             /* folder of the file for the module's maps; empty: the state's */
 	bool verify_after_boot; /* compare though the map came back */
 };

@@ -243,11 +243,11 @@ static int cut_quiet(
 	struct tm_err why;
 	int ret;
 
-	if (app && scripts_run(a->conf.scripts, "pre", &why))
+	if (app && scripts_run(a->conf.scripts, "pre", a->conf.script_limit, &why))
 		crash_only(p, why.msg);
 	ret = cut_frozen(a, k, p, cut, err);
 	/* Fails also when what "pre" brought about did not last until the cut. */
-	if (app && scripts_run(a->conf.scripts, "post", &why)) {
+	if (app && scripts_run(a->conf.scripts, "post", a->conf.script_limit, &why)) {
 		tm_log(TM_LOG_WARNING, "%s", why.msg);
 		crash_only(p, why.msg);
 	}

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/freeze.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/loop.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,7 +22,8 @@
 #include "common/cleanup.h"
 #include "common/clock.h"
 
-#define DEVS_MAX 1024
+#define DEVS_MAX   1024
+#define LOOPS_DEEP 8 /* filesystems in files of filesystems in files... */
 
 struct freeze {
 	int *fds; /* one per filesystem; the watchdog has them too */
@@ -39,6 +42,42 @@ static size_t all_devices(const char *const *disks, size_t n, dev_t *devs)
 
 	for (size_t i = 0; i < n && have < DEVS_MAX; i++)
 		have += disk_devices(disks[i], devs + have, DEVS_MAX - have);
+	return have;
+}
+
+/* The device below the file of a loop device; 0 if it has none. */
+static dev_t loop_below(const char *name)
+{
+	struct loop_info64 info;
+	CLEANUP_CLOSE int fd = -1;
+	char path[300];
+
+	snprintf(path, sizeof(path), "/dev/%s", name);
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	return fd < 0 || ioctl(fd, LOOP_GET_STATUS64, &info) < 0 ? 0 : (dev_t)info.lo_device;
+}
+
+static bool is_in(dev_t dev, const dev_t *devs, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (devs[i] == dev)
+			return true;
+	return false;
+}
+
+/* Adds the loop devices whose files lie on devs[from..n), with all that is on them; the new n. */
+static size_t add_loops(dev_t *devs, size_t from, size_t n)
+{
+	CLEANUP_CLOSEDIR DIR *dir = opendir("/sys/block");
+	size_t have = n;
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir)) && have < DEVS_MAX) {
+		if (strncmp(e->d_name, "loop", 4) ||
+			!is_in(loop_below(e->d_name), devs + from, n - from))
+			continue;
+		have += disk_devices(e->d_name, devs + have, DEVS_MAX - have);
+	}
 	return have;
 }
 
@@ -102,23 +141,65 @@ static int start_watchdog(struct freeze *f, uint64_t limit_ns, struct tm_err *er
 	return f->watchdog < 0 ? -err->code : 0;
 }
 
-static int open_mounts(struct freeze *f, struct content_mount *mounts, size_t n, struct tm_err *err)
+static int open_mount(const char *target, struct tm_err *err)
 {
-	f->fds = calloc(n + 1, sizeof(*f->fds));
-	if (!f->fds)
+	int fd = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		fd = open(target, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	return fd < 0 ? tm_fail_errno(err, "%s", target) : fd;
+}
+
+/* Opens what is mounted for writing on these devices, behind those that are open already. */
+static int open_mounts(struct freeze *f, const dev_t *devs, size_t ndevs, struct tm_err *err)
+{
+	CLEANUP_FREE struct content_mount *mounts = NULL;
+	size_t n = 0;
+	int *more, fd;
+
+	if (content_mounts(devs, ndevs, &mounts, &n, err))
+		return -err->code;
+	more = reallocarray(f->fds, f->n + n + 1, sizeof(*f->fds));
+	if (!more)
 		return tm_fail(err, ENOMEM, "no memory");
+	f->fds = more;
 	/* The last mounted lies on, or in, the ones before it: it is frozen first. */
 	for (size_t i = n; i-- > 0;) {
 		if (mounts[i].read_only)
 			continue;
-		f->fds[f->n] = open(mounts[i].target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (f->fds[f->n] < 0)
-			f->fds[f->n] = open(mounts[i].target, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-		if (f->fds[f->n] < 0)
-			return tm_fail_errno(err, "%s", mounts[i].target);
-		f->n++;
+		fd = open_mount(mounts[i].target, err);
+		if (fd < 0)
+			return fd;
+		f->fds[f->n++] = fd;
 	}
 	return 0;
+}
+
+/*
+ * All filesystems, in the order of freezing: those in files of others before these, whatever the order of mounting says; the other way
+ * round a freeze would wait for what it stopped itself.
+ */
+static int open_all(struct freeze *f, const char *const *disks, size_t n, struct tm_err *err)
+{
+	CLEANUP_FREE dev_t *devs = calloc(DEVS_MAX, sizeof(*devs));
+	size_t end[LOOPS_DEEP + 2] = {0};
+	unsigned deep = 1;
+	int ret = 0;
+
+	if (!devs)
+		return tm_fail(err, ENOMEM, "no memory");
+	end[1] = all_devices(disks, n, devs);
+	while (deep <= LOOPS_DEEP && end[deep] > end[deep - 1]) {
+		end[deep + 1] = add_loops(devs, end[deep - 1], end[deep]);
+		deep++;
+	}
+	for (; !ret && deep > 0; deep--)
+		ret = open_mounts(f, devs + end[deep - 1], end[deep] - end[deep - 1], err);
+	/* What can be written out before need not be waited for while all stand still. */
+	for (size_t i = 0; !ret && i < f->n; i++)
+		if (syncfs(f->fds[i]) < 0)
+			ret = tm_fail_errno(err, "a filesystem cannot be synced");
+	return ret;
 }
 
 static void free_freeze(struct freeze *f)
@@ -147,20 +228,14 @@ static int dismiss(struct freeze *f)
 int freeze_begin(const char *const *disks, size_t n, uint64_t limit_ns, struct freeze **out,
 	struct tm_err *err)
 {
-	CLEANUP_FREE struct content_mount *mounts = NULL;
-	CLEANUP_FREE dev_t *devs = calloc(DEVS_MAX, sizeof(*devs));
 	struct freeze *f = calloc(1, sizeof(*f));
-	size_t nmounts = 0, i = 0;
+	size_t i = 0;
 	int ret;
 
-	if (!f || !devs) {
-		free(f);
+	if (!f)
 		return tm_fail(err, ENOMEM, "no memory");
-	}
 	f->sock = -1;
-	ret = content_mounts(devs, all_devices(disks, n, devs), &mounts, &nmounts, err);
-	if (!ret)
-		ret = open_mounts(f, mounts, nmounts, err);
+	ret = open_all(f, disks, n, err);
 	if (!ret && !f->n)
 		ret = tm_fail(
 			err, ENOENT, "no filesystem of the protected disks is mounted for writing");

@@ -16,7 +16,10 @@
 struct freeze;
 struct quiet;
 
-/* Freezes all filesystems on these disks (names as in sysfs), the innermost first, for at most limit_ns. On failure all are thawed. */
+/*
+ * Freezes all filesystems on these disks (names as in sysfs), and those in files of them (loop devices), the innermost first, for at most
+ * limit_ns. On failure all are thawed.
+ */
 int freeze_begin(const char *const *disks, size_t n, uint64_t limit_ns, struct freeze **f,
 	struct tm_err *err);
 

@@ -34,6 +34,7 @@ static const struct tm_setting settings[] = {
 	SET("throttle", TM_SET_SIZE, throttle, 0, 0, "0"),
 	SET("throttle_schedule", TM_SET_STRING, throttle_schedule, 0, 1000, ""),
 	SET("scripts", TM_SET_STRING, scripts, 0, 4096, "/etc/tidemark/scripts"),
+	SET("script_limit", TM_SET_DURATION, script_limit, TM_SEC, 3600 * TM_SEC, "60s"),
 	SET("maps", TM_SET_STRING, maps, 0, 4096, ""),
 	SET("verify_after_boot", TM_SET_BOOL, verify_after_boot, 0, 0, "no"),
 	{0},

@@ -96,10 +96,14 @@ void point_list(struct agent *a, struct point *p)
 int point_send(struct agent *a, struct point *p, struct tm_err *err)
 {
 	struct tm_out out;
+	uint64_t frozen;
 
 	if (!p->ndisks)
 		return tm_fail(err, EAGAIN, "no disk is in sync yet");
 	p->c.age_ns = tm_boot_ns() - p->boottime;
+	/* Rounded up: one that was frozen never says that it was not. */
+	frozen = p->freeze_ns ? (p->freeze_ns + TM_MS - 1) / TM_MS : 0;
+	p->c.freeze_ms = frozen < UINT16_MAX ? (uint16_t)frozen : UINT16_MAX;
 	if (tm_build_epoch_commit(&out, &p->c, p->disks, p->ndisks, p->pieces, p->npieces, p->label,
 		    p->reason, err))
 		return -err->code;

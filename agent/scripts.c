@@ -19,13 +19,12 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-#define LIMIT_NS (60 * TM_SEC) /* for one script */
-#define SAID_MAX 4096          /* bytes of what it says that are kept */
+#define SAID_MAX 4096 /* bytes of what it says that are kept */
 
 /* Waits for the child; past the limit its whole group is killed. */
-static int reap(pid_t pid, int *status)
+static int reap(pid_t pid, uint64_t limit_ns, int *status)
 {
-	uint64_t end = tm_mono_ns() + LIMIT_NS;
+	uint64_t end = tm_mono_ns() + limit_ns;
 	pid_t ret;
 
 	while ((ret = waitpid(pid, status, WNOHANG)) == 0 || (ret < 0 && errno == EINTR)) {
@@ -88,7 +87,7 @@ static int spawn(const char *path, const char *phase, int said, pid_t *pid)
 	return ret;
 }
 
-static int run(const char *path, const char *phase, struct tm_err *err)
+static int run(const char *path, const char *phase, uint64_t limit_ns, struct tm_err *err)
 {
 	/* A file, no pipe: what a script leaves running in the background keeps nobody waiting. */
 	CLEANUP_CLOSE int said = memfd_create("script", MFD_CLOEXEC);
@@ -101,8 +100,11 @@ static int run(const char *path, const char *phase, struct tm_err *err)
 	ret = spawn(path, phase, said, &pid);
 	if (ret)
 		return tm_fail(err, ret, "%s: %s", path, strerror(ret));
-	ret = reap(pid, &status);
+	ret = reap(pid, limit_ns, &status);
 	relay(said, line, sizeof(line));
+	if (ret == -ETIMEDOUT)
+		return tm_fail(err, ETIMEDOUT, "%s %s: not done within %llu s%s", path, phase,
+			(unsigned long long)(limit_ns / TM_SEC), line);
 	if (ret)
 		return tm_fail(err, -ret, "%s %s: %s%s", path, phase, strerror(-ret), line);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
@@ -120,7 +122,7 @@ static int trusted(const char *path)
 	       !(st.st_mode & (S_IWGRP | S_IWOTH)) && (st.st_mode & S_IXUSR);
 }
 
-int scripts_run(const char *folder, const char *phase, struct tm_err *err)
+int scripts_run(const char *folder, const char *phase, uint64_t limit_ns, struct tm_err *err)
 {
 	struct dirent **list = NULL;
 	char path[PATH_MAX];
@@ -130,7 +132,8 @@ int scripts_run(const char *folder, const char *phase, struct tm_err *err)
 	n = folder && folder[0] ? scandir(folder, &list, NULL, alphasort) : 0;
 	for (int i = 0; i < n; i++) {
 		snprintf(path, sizeof(path), "%s/%s", folder, list[i]->d_name);
-		if (list[i]->d_name[0] != '.' && trusted(path) && run(path, phase, &e) && !ret) {
+		if (list[i]->d_name[0] != '.' && trusted(path) && run(path, phase, limit_ns, &e) &&
+			!ret) {
 			*err = e;
 			ret = -e.code;
 		}

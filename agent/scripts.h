@@ -8,9 +8,11 @@
 #ifndef AGENT_SCRIPTS_H
 #define AGENT_SCRIPTS_H
 
+#include <stdint.h>
+
 #include "common/err.h"
 
-/* Runs all; goes on after a failure and returns the first one. No folder, or nothing in it, is no error. */
-int scripts_run(const char *folder, const char *phase, struct tm_err *err);
+/* Runs all, each for limit_ns at most (then it and its children are killed); goes on after a failure and returns the first one. No folder, or nothing in it, is no error. */
+int scripts_run(const char *folder, const char *phase, uint64_t limit_ns, struct tm_err *err);
 
 #endif

@@ -132,7 +132,7 @@ static void add_machine(cJSON *o, struct agent *a)
 		tm_json_u64(o, "rpo_ms", a->rpo_ms);
 	tm_json_u64(o, "last_point", st->point);
 	tm_json_time(o, "last_point_time", st->point_time);
-	tm_json_u64(o, "freeze_ms", a->freeze_ns / TM_MS);
+	tm_json_u64(o, "freeze_ms", (a->freeze_ns + TM_MS - 1) / TM_MS);
 	tm_json_u64(o, "alarms", a->alarms);
 	cJSON_AddStringToObject(o, "last_error", a->error);
 	tm_json_time(o, "last_error_time", a->error_time);

@@ -223,7 +223,7 @@ int tm_build_epoch_commit(struct tm_out *out, const struct tm_msg_epoch_commit *
 	if ((l = add_text(out, label, TM_LABEL_MAX, "label", err)) < 0 ||
 		(r = add_text(out, reason, TM_TEXT_MAX, "reason", err)) < 0)
 		return -err->code;
-	memset(f->pad, 0, sizeof(f->pad));
+	f->pad = 0;
 	f->ndisks = ndisks;
 	f->npieces = npieces;
 	f->label_len = (uint16_t)l;

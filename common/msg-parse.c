@@ -276,7 +276,7 @@ int tm_parse_epoch_commit(
 	check(&c, in->m->attempt != 0, "no attempt");
 	check(&c, memcmp(&in->m->id, &none, sizeof(none)) != 0, "no epoch id");
 	check(&c, in->m->kind >= TM_POINT_CRASH && in->m->kind <= TM_POINT_SCAN, "unknown kind");
-	zero(&c, in->m->pad, sizeof(in->m->pad));
+	zero(&c, &in->m->pad, 1);
 	check(&c, in->m->ndisks && in->m->ndisks <= TM_DISKS_MAX, "wrong number of disks");
 	check(&c, in->m->npieces <= TM_PIECES_MAX, "too many pieces");
 	in->disks = take(&c, (uint64_t)in->m->ndisks * sizeof(*in->disks));

@@ -269,7 +269,9 @@ struct tm_msg_epoch_commit {
 	uint32_t ndisks;          /* every open disk that takes part, also those without frames */
 	uint32_t npieces;         /* complete piece attempts that become visible with this epoch */
 	uint8_t kind;             /* enum tm_point_kind */
-	uint8_t pad[3];
+	uint8_t pad;
+	uint16_t
+		freeze_ms; /* how long its filesystems stood still; 0 = they did not; 65535 = that or longer */
 	uint16_t label_len, reason_len; /* reason: why not app-consistent as was asked */
 } __attribute__((packed));
 

@@ -175,6 +175,7 @@ static int fill_point(
 	if (!p->disks)
 		return -ENOMEM;
 	p->kind = in->m->kind;
+	p->freeze_ms = in->m->freeze_ms;
 	p->cut_ns = (int64_t)in->m->cut_realtime_ns;
 	p->run_ns = server_run_ns(m->server);
 	p->digest = XXH3_64bits(in->disks, in->m->ndisks * sizeof(*in->disks));

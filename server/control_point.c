@@ -25,6 +25,7 @@ static cJSON *point_json(const struct store_point *p)
 	cJSON_AddStringToObject(o, "kind", kinds[p->kind & 3]);
 	cJSON_AddStringToObject(o, "label", p->label);
 	cJSON_AddStringToObject(o, "reason", p->reason);
+	cJSON_AddNumberToObject(o, "freeze_ms", p->freeze_ms);
 	tm_json_u64(o, "bytes", p->bytes);
 	cJSON_AddBoolToObject(o, "pinned", p->pinned);
 	cJSON_AddBoolToObject(o, "unreadable", p->bad);

@@ -264,6 +264,7 @@ static int cmd_show(struct tm_cli *cli)
 static void point_row(struct tm_table *t, const cJSON *o)
 {
 	bool bad = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "unreadable"));
+	const char *why = tm_json_str(o, "reason");
 	char text[TM_TEXT_ROOM];
 
 	tm_table_cell(t, "%" PRIu64, tm_json_num(o, "id"));
@@ -273,8 +274,13 @@ static void point_row(struct tm_table *t, const cJSON *o)
 	tm_table_cell(t, "%s", tm_size_format(tm_json_num(o, "bytes"), text));
 	tm_table_cell(t, "%s",
 		cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "pinned")) ? "yes" : "no");
-	tm_table_cell(t, "%s%s", tm_json_str(o, "label"),
-		bad ? " (blocks unreadable at the source)" : "");
+	if (tm_json_num(o, "freeze_ms"))
+		tm_table_cell(t, "%" PRIu64 " ms", tm_json_num(o, "freeze_ms"));
+	else
+		tm_table_cell(t, "-");
+	tm_table_cell(t, "%s%s%s%s%s", tm_json_str(o, "label"),
+		bad ? " (blocks unreadable at the source)" : "", *why ? " (" : "", why,
+		*why ? ")" : "");
 }
 
 /* The server answers some thousands at a time: the next begin where these ended. 0 in *from: these were the last. */
@@ -311,7 +317,7 @@ static int points_page(
 static int cmd_points(struct tm_cli *cli)
 {
 	static const char *const headers[] = {
-		">POINT", "<TIME", "<KIND", ">DISKS", ">BYTES", "<PINNED", "<LABEL"};
+		">POINT", "<TIME", "<KIND", ">DISKS", ">BYTES", "<PINNED", ">FROZEN", "<LABEL"};
 	struct tm_table *t = cli->json ? NULL : tm_table_new(headers, TM_ARRAY_SIZE(headers));
 	CLEANUP_FREE char *text = NULL;
 	const char *comma = "";

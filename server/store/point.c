@@ -6,7 +6,7 @@
 
 #include "server/store/internal.h"
 
-/* Followed by label, reason, and per disk a disk_part and its name. */
+/* Followed by label, reason, per disk a disk_part and its name, and, where filesystems were frozen, freeze_ms (u16). */
 struct point_rec {
 	struct tm_epoch_id id, parent;
 	int64_t cut_ns, arrival_ns;
@@ -48,7 +48,7 @@ void point_record(rocksdb_writebatch_t *b, struct index *ix, const struct store_
 		.kind = p->kind,
 		.pinned = p->pinned,
 		.bad = p->bad};
-	size_t room = sizeof(r) + sizeof(p->label) + sizeof(p->reason) +
+	size_t room = sizeof(r) + sizeof(p->label) + sizeof(p->reason) + sizeof(p->freeze_ms) +
 		      p->ndisks * (sizeof(struct disk_part) + sizeof(p->disks->name));
 	char key[24], *val = malloc(room), *at = val;
 
@@ -68,6 +68,8 @@ void point_record(rocksdb_writebatch_t *b, struct index *ix, const struct store_
 		at = append(at, &part, sizeof(part));
 		at = append(at, d->name, part.name_len);
 	}
+	if (p->freeze_ms)
+		at = append(at, &p->freeze_ms, sizeof(p->freeze_ms));
 	point_key(key, p->machine, p->seq);
 	rocksdb_writebatch_put_cf(b, ix->cf[CF_POINT], key, sizeof(key), val, (size_t)(at - val));
 	free(val);
@@ -105,6 +107,8 @@ static int parse_disks(const char *at, const char *end, struct store_point *p, u
 		d->no = part.no;
 		memcpy(d->name, s, part.name_len);
 	}
+	if (at != end && (s = take(&at, end, sizeof(p->freeze_ms))))
+		memcpy(&p->freeze_ms, s, sizeof(p->freeze_ms));
 	return at == end ? 0 : -EBADMSG;
 }
 

@@ -193,6 +193,7 @@ struct store_point {
 	uint8_t kind; /* enum tm_point_kind */
 	uint8_t pinned;
 	uint8_t bad;        /* its epoch or pieces brought BAD blocks */
+	uint16_t freeze_ms; /* as in the wire's EPOCH_COMMIT */
 	int64_t cut_ns;     /* CLOCK_REALTIME of the source: shown, never computed with */
 	int64_t arrival_ns; /* CLOCK_REALTIME of the server at commit */
 	uint64_t run_ns; /* the caller's accumulated running time at commit (immutable windows) */

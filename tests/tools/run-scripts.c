@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "agent/scripts.h"
+#include "common/clock.h"
 
 int main(int argc, char **argv)
 {
@@ -10,7 +11,7 @@ int main(int argc, char **argv)
 
 	if (argc != 3)
 		return 2;
-	if (scripts_run(argv[1], argv[2], &err) == 0)
+	if (scripts_run(argv[1], argv[2], 60 * TM_SEC, &err) == 0)
 		return 0;
 	printf("%s\n", err.msg);
 	return 1;
