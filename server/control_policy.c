@@ -8,6 +8,23 @@
 #include "server/control.h"
 #include "server/keeper.h"
 
+/* What goes, by tier; the points that are older than all tiers have no age_s. */
+static void tiers_json(cJSON *result, const struct retain_policy *p, const struct policy_effect *e)
+{
+	cJSON *list = cJSON_AddArrayToObject(result, "tiers"), *t;
+
+	for (uint32_t i = 0; i <= p->ntiers; i++) {
+		t = cJSON_CreateObject();
+		if (i < p->ntiers) {
+			tm_json_u64(t, "age_s", p->tier[i].age_s);
+			tm_json_u64(t, "every_s", p->tier[i].every_s);
+		}
+		tm_json_u64(t, "points", e->tier[i].points);
+		tm_json_u64(t, "drops", e->tier[i].drops);
+		cJSON_AddItemToArray(list, t);
+	}
+}
+
 static int policy_json(
 	struct machine *m, const struct retain_policy *p, cJSON **result, struct tm_err *err)
 {
@@ -25,6 +42,8 @@ static int policy_json(
 	tm_json_u64(*result, "drops", e.drops);
 	tm_json_time(*result, "drops_first", (uint64_t)e.first_ns);
 	tm_json_time(*result, "drops_last", (uint64_t)e.last_ns);
+	tm_json_u64(*result, "drops_bytes", e.bytes);
+	tiers_json(*result, p, &e);
 	return 0;
 }
 

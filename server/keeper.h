@@ -26,6 +26,10 @@ struct policy_effect {
 	size_t points, drops; /* kept points, and how many of them would go */
 	int64_t first_ns,
 		last_ns; /* arrival of the oldest and newest one that would go; 0 = none */
+	uint64_t bytes;  /* received for those that would go: at most this becomes free */
+	struct {
+		size_t points, drops;
+	} tier[RETAIN_TIERS_MAX + 1]; /* by tier of the policy; the last used: older than all */
 };
 /* What a policy would drop now. */
 int policy_effect(struct machine *m, const struct retain_policy *p, struct policy_effect *e,

@@ -34,8 +34,15 @@ int policy_get(struct machine *m, struct retain_policy *p, struct tm_err *err)
 /* Points as the plan wants them. */
 struct points {
 	struct retain_point *list;
+	uint64_t *bytes; /* received for each */
 	size_t n, room;
 };
+
+static void points_free(struct points *a)
+{
+	free(a->list);
+	free(a->bytes);
+}
 
 static int add_point(void *arg, const struct store_point *p)
 {
@@ -43,13 +50,18 @@ static int add_point(void *arg, const struct store_point *p)
 
 	if (a->n == a->room) {
 		size_t room = a->room ? a->room * 2 : 64;
-		void *list = reallocarray(a->list, room, sizeof(*a->list));
+		void *list = reallocarray(a->list, room, sizeof(*a->list)), *bytes;
 
 		if (!list)
 			return -ENOMEM;
 		a->list = list;
+		bytes = reallocarray(a->bytes, room, sizeof(*a->bytes));
+		if (!bytes)
+			return -ENOMEM;
+		a->bytes = bytes;
 		a->room = room;
 	}
+	a->bytes[a->n] = p->bytes;
 	a->list[a->n++] = (struct retain_point){.seq = p->seq,
 		.arrival_ns = p->arrival_ns,
 		.run_ns = p->run_ns,
@@ -67,7 +79,7 @@ static int load_points(struct machine *m, struct points *a, struct tm_err *err)
 	if (rc == -ENOMEM)
 		tm_fail(err, ENOMEM, "out of memory");
 	if (rc)
-		free(a->list);
+		points_free(a);
 	return rc;
 }
 
@@ -86,12 +98,17 @@ int policy_effect(struct machine *m, const struct retain_policy *p, struct polic
 		e->drops = retain_plan(p, a.list, a.n, server_run_ns(m->server), drop);
 	e->points = a.n;
 	for (size_t i = 0; drop && i < a.n; i++) {
+		uint32_t tier = retain_tier_of(p, &a.list[i], &a.list[a.n - 1]);
+
+		e->tier[tier].points++;
 		if (!drop[i])
 			continue;
+		e->tier[tier].drops++;
+		e->bytes += a.bytes[i];
 		e->first_ns = e->first_ns ? e->first_ns : a.list[i].arrival_ns;
 		e->last_ns = a.list[i].arrival_ns;
 	}
-	free(a.list);
+	points_free(&a);
 	return drop ? 0 : tm_fail(err, ENOMEM, "out of memory");
 }
 
@@ -114,7 +131,7 @@ int policy_plan(struct machine *m, uint64_t **seqs, size_t *n, struct tm_err *er
 	for (size_t i = 0; drop && *seqs && i < a.n; i++)
 		if (drop[i])
 			(*seqs)[(*n)++] = a.list[i].seq;
-	free(a.list);
+	points_free(&a);
 	return drop && *seqs ? 0 : tm_fail(err, ENOMEM, "out of memory");
 }
 
@@ -131,7 +148,7 @@ static int any_immutable(
 		return rc;
 	for (size_t i = 0; i < a.n; i++)
 		*any = *any || retain_immutable(p, &a.list[i], now);
-	free(a.list);
+	points_free(&a);
 	return 0;
 }
 

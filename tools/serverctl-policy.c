@@ -4,25 +4,87 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <strings.h>
+#include <unistd.h>
 
 #include "common/clock.h"
 #include "common/control.h"
 #include "common/units.h"
 
-static void print_policy(const cJSON *r, bool would)
+/* By tier: what it keeps, and what of what is there goes. */
+static void print_tiers(const cJSON *r, FILE *out)
+{
+	const cJSON *t;
+	char age[TM_TEXT_ROOM], every[TM_TEXT_ROOM];
+
+	cJSON_ArrayForEach (t, cJSON_GetObjectItemCaseSensitive(r, "tiers")) {
+		uint64_t age_s = tm_json_num(t, "age_s"), every_s = tm_json_num(t, "every_s");
+
+		if (!tm_json_num(t, "points"))
+			continue;
+		if (age_s)
+			fprintf(out, "  younger than %s, one per %s: ",
+				tm_duration_format(age_s * TM_SEC, age),
+				every_s ? tm_duration_format(every_s * TM_SEC, every) : "point");
+		else
+			fputs("  older: ", out);
+		fprintf(out, "%" PRIu64 " of %" PRIu64 " points go\n", tm_json_num(t, "drops"),
+			tm_json_num(t, "points"));
+	}
+}
+
+static void print_policy(const cJSON *r, bool would, FILE *out)
 {
 	char text[TM_TEXT_ROOM];
 	uint64_t immutable = tm_json_num(r, "immutable_s");
 
-	printf("policy     %s\n", tm_json_str(r, "policy"));
-	printf("immutable  %s\n", immutable ? tm_duration_format(immutable * TM_SEC, text) : "no");
-	if (!would || !tm_json_num(r, "drops"))
-		printf("points     %" PRIu64 "%s\n", tm_json_num(r, "points"),
+	fprintf(out, "policy     %s\n", tm_json_str(r, "policy"));
+	fprintf(out, "immutable  %s\n",
+		immutable ? tm_duration_format(immutable * TM_SEC, text) : "no");
+	if (!would || !tm_json_num(r, "drops")) {
+		fprintf(out, "points     %" PRIu64 "%s\n", tm_json_num(r, "points"),
 			would ? ", none would be dropped" : "");
-	else
-		printf("points     %" PRIu64 ", of which %" PRIu64 " will be dropped: %s to %s\n",
-			tm_json_num(r, "points"), tm_json_num(r, "drops"),
-			tm_json_str(r, "drops_first"), tm_json_str(r, "drops_last"));
+		return;
+	}
+	fprintf(out, "points     %" PRIu64 ", of which %" PRIu64 " will be dropped: %s to %s\n",
+		tm_json_num(r, "points"), tm_json_num(r, "drops"), tm_json_str(r, "drops_first"),
+		tm_json_str(r, "drops_last"));
+	print_tiers(r, out);
+	fprintf(out, "space      at most %s becomes free\n",
+		tm_size_format(tm_json_num(r, "drops_bytes"), text));
+}
+
+/* Asks whoever sits at the terminal. Only "yes" is yes. */
+static bool confirmed(void)
+{
+	char answer[16];
+
+	fputs("These points cannot be brought back. Type \"yes\" to drop them: ", stderr);
+	return fgets(answer, sizeof(answer), stdin) && !strcasecmp(answer, "yes\n");
+}
+
+/* Shows what the change drops, before it is made. Something is dropped only if somebody has said yes to it. */
+static int agree(struct tm_cli *cli, cJSON *args)
+{
+	cJSON *result;
+	int rc = tm_cli_request(cli, "policy", args, 300, &result);
+	uint64_t drops;
+
+	if (rc)
+		return rc;
+	drops = tm_json_num(result, "drops");
+	if (drops && !tm_cli_value(cli, "yes")) {
+		print_policy(result, true, stderr);
+		if (cli->json || !isatty(STDIN_FILENO))
+			rc = tm_cli_fail(cli, TM_EXIT_REFUSED,
+				"%" PRIu64
+				" points would be dropped: nothing is changed without --yes",
+				drops);
+		else if (!confirmed())
+			rc = tm_cli_fail(cli, TM_EXIT_REFUSED, "nothing is changed");
+	}
+	cJSON_Delete(result);
+	return rc;
 }
 
 static cJSON *policy_args(struct tm_cli *cli, const char *tiers, struct tm_err *err)
@@ -58,14 +120,20 @@ int serverctl_policy(struct tm_cli *cli)
 	args = policy_args(cli, cli->argc > 2 ? cli->argv[2] : NULL, &err);
 	if (!args)
 		return tm_cli_usage(cli, "%s", err.msg);
-	/* Before a change, what it drops is shown; the change itself answers the same. */
+	if (!dry) {
+		rc = agree(cli, cJSON_Duplicate(args, true));
+		if (rc) {
+			cJSON_Delete(args);
+			return rc;
+		}
+	}
 	rc = tm_cli_request(cli, dry ? "policy" : "policy_set", args, 300, &result);
 	if (rc)
 		return rc;
 	if (cli->json)
 		rc = tm_cli_print_json(result);
 	else
-		print_policy(result, set);
+		print_policy(result, set, stdout);
 	cJSON_Delete(result);
 	return rc;
 }

@@ -390,7 +390,8 @@ static const struct tm_cli_opt export_opts[] = {
 static const struct tm_cli_opt policy_opts[] = {
 	{"immutable", "TIME",
 		"nobody drops or unpins a point this long after its arrival (0 = no)"},
-	{"dry-run", NULL, "only show what would be dropped"}, {NULL, NULL, NULL}};
+	{"dry-run", NULL, "only show what would be dropped"},
+	{"yes", NULL, "drop it without being asked"}, {NULL, NULL, NULL}};
 static const struct tm_cli_opt scrub_opts[] = {
 	{"heal", NULL, "bring damaged parts of the newest state back from their sources"},
 	{"rate", "SIZE", "bytes to read per second (default 256M)"}, {NULL, NULL, NULL}};

@@ -40,12 +40,23 @@ static uint64_t age_s(const struct retain_point *p, const struct retain_point *n
 	return (wall < ran ? wall : ran) / NS;
 }
 
-static const struct retain_tier *tier_of(const struct retain_policy *p, uint64_t age)
+uint32_t retain_tier_of(const struct retain_policy *p, const struct retain_point *point,
+	const struct retain_point *newest)
 {
-	for (uint32_t i = 0; i < p->ntiers; i++)
-		if (age < p->tier[i].age_s)
-			return &p->tier[i];
-	return NULL;
+	uint64_t age = age_s(point, newest);
+	uint32_t i = 0;
+
+	while (i < p->ntiers && age >= p->tier[i].age_s)
+		i++;
+	return i;
+}
+
+static const struct retain_tier *tier_of(const struct retain_policy *p,
+	const struct retain_point *point, const struct retain_point *newest)
+{
+	uint32_t i = retain_tier_of(p, point, newest);
+
+	return i < p->ntiers ? &p->tier[i] : NULL;
 }
 
 /* Intervals stand still in server time, so that a second look keeps what the first one kept. */
@@ -75,11 +86,11 @@ size_t retain_plan(const struct retain_policy *p, const struct retain_point *poi
 	size_t i, j, count = 0;
 
 	for (i = 0; i < n; i = j) {
-		t = tier_of(p, age_s(&points[i], &points[n - 1]));
+		t = tier_of(p, &points[i], &points[n - 1]);
 		drop[i] = t == NULL;
-		for (j = i + 1; t && t->every_s && j < n &&
-				tier_of(p, age_s(&points[j], &points[n - 1])) == t &&
-				interval(&points[j], t) == interval(&points[i], t);
+		for (j = i + 1;
+			t && t->every_s && j < n && tier_of(p, &points[j], &points[n - 1]) == t &&
+			interval(&points[j], t) == interval(&points[i], t);
 			j++)
 			;
 		if (j > i + 1)

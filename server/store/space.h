@@ -41,6 +41,10 @@ void retain_default(struct retain_policy *p);
 size_t retain_plan(const struct retain_policy *p, const struct retain_point *points, size_t n,
 	uint64_t now_run_ns, uint8_t *drop);
 
+/* Which tier the point is in, counted back from the newest one; ntiers = older than all of them. */
+uint32_t retain_tier_of(const struct retain_policy *p, const struct retain_point *point,
+	const struct retain_point *newest);
+
 /* Is the point still within the immutable window? */
 int retain_immutable(
 	const struct retain_policy *p, const struct retain_point *point, uint64_t now_run_ns);
