@@ -32,7 +32,7 @@ static int drain_job(void *ctx, struct job *job)
 {
 	struct source *s = ctx;
 
-	return kmod_drain(s->fd, s->id, s->member->kdisk, false, job);
+	return kmod_drain(s->fd, s->id, s->member->kdisk, job);
 }
 
 static void submit(struct source *s)
@@ -259,7 +259,9 @@ static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, s
 {
 	struct member *m;
 
-	if (freeze ? cut_quiet(a, k, p, cut, err) : kmod_cut(k->fd, false, cut, err))
+	bool catchup = p->c.kind == TM_POINT_NONE;
+
+	if (freeze ? cut_quiet(a, k, p, cut, err) : kmod_cut(k->fd, catchup, cut, err))
 		return -err->code;
 	k->cut_hold_ns = cut->hold_ns;
 	k->epoch_blocks = cut->blocks;
@@ -278,17 +280,19 @@ static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, s
 	return point_send(a, p, err);
 }
 
-int epoch_make(struct agent *a, struct kmod *k, struct tm_err *err)
+int epoch_make(struct agent *a, struct kmod *k, bool catchup, struct tm_err *err)
 {
 	struct point *p = point_new();
 	struct tmk_cut cut = {0};
-	bool freeze;
+	bool freeze = false;
 	int ret;
 
 	pthread_mutex_lock(&a->lock);
-	p->c.kind = TM_POINT_CRASH;
-	freeze = point_take_requests(a, p);
-	a->urgent_round = false;
+	p->c.kind = catchup ? TM_POINT_NONE : TM_POINT_CRASH;
+	if (!catchup) {
+		freeze = point_take_requests(a, p);
+		a->urgent_round = false;
+	}
 	pthread_mutex_unlock(&a->lock);
 	ret = make(a, k, p, freeze, &cut, err);
 	if (!ret) {

@@ -165,7 +165,7 @@ static void set_bad(struct job *job, unsigned bit, bool is)
 		job->nbad--;
 }
 
-int kmod_drain(int fd, const struct tmk_id *id, uint32_t disk, bool catchup, struct job *job)
+int kmod_drain(int fd, const struct tmk_id *id, uint32_t disk, struct job *job)
 {
 	struct tmk_drain d = {.id = *id, .disk = disk};
 	uint8_t bad[JOB_BLOCKS / 8];

@@ -29,7 +29,7 @@ int kmod_settle(int fd, unsigned ms, struct tm_err *err);
 int kmod_ranges(int fd, const struct tmk_id *id, uint32_t disk, uint64_t *cursor,
 	struct tmk_extent *ext, uint32_t room, uint32_t *n, bool *done, struct tm_err *err);
 /* Patches what the job has read with the before-images, releases it, and corrects its map of bad blocks. */
-int kmod_drain(int fd, const struct tmk_id *id, uint32_t disk, bool catchup, struct job *job);
+int kmod_drain(int fd, const struct tmk_id *id, uint32_t disk, struct job *job);
 
 /* The server has it: forget it. An epoch that was broken or aborted meanwhile is adopted, its bits stay. */
 int kmod_commit(int fd, const struct tmk_id *id, struct tm_err *err);

@@ -17,6 +17,7 @@
 
 #define NOTE_NS \
 	(60 * TM_SEC) /* the newest point is written down so often, no more: the state may lie on a tracked disk */
+#define CATCHUP_BREAKS 3u /* so many epochs broken in a row: the load outruns us */
 
 static int get_kmod(struct agent *a, struct tm_err *err)
 {
@@ -102,6 +103,8 @@ static int kmod_tracker_head(struct agent *a, const struct tm_msg_welcome *w, st
 	k->tail = a->head;
 	k->next_cut = 0;
 	k->breaks = 0;
+	k->round_blocks = 0;
+	k->owed = w->flags & TM_WELCOME_NO_POINT;
 	return ret;
 }
 
@@ -251,12 +254,55 @@ static bool any_part(const struct agent *a)
 	return false;
 }
 
-static void made(struct agent *a, struct kmod *k, int ret, const struct tm_err *err)
+/*
+ * Epochs that keep breaking are of no use: what is dirty is shipped unpreserved, round by round, each durable for good, until so
+ * little is left that a usual epoch of it fits the memory for before-images, or until the rounds shrink no more. Then a usual epoch is
+ * tried; when it breaks, the next round follows.
+ */
+static bool wants_catchup(const struct kmod *k, uint64_t dirty)
+{
+	struct tmk_stats s;
+
+	if (k->breaks < CATCHUP_BREAKS || !dirty)
+		return false;
+	if (!k->round_blocks)
+		return true;
+	if (kmod_stats(k->fd, &s) || dirty * TM_BLOCK <= s.image_limit)
+		return false;
+	return dirty < k->round_blocks / 4 * 3;
+}
+
+static void show_catchup(struct agent *a, bool on)
+{
+	for (struct member *m = a->members; m; m = m->next) {
+		if (on && member_joined(m) && m->kdisk)
+			m->state = SYNC_CATCHUP;
+		else if (!on && m->state == SYNC_CATCHUP)
+			m->state = SYNC_CONTINUOUS;
+	}
+}
+
+static void made_round(struct agent *a, struct kmod *k)
+{
+	k->rounds++;
+	k->round_blocks = k->epoch_blocks ? k->epoch_blocks : 1;
+	k->owed = true;
+	k->next_cut = tm_mono_ns();
+	tm_log(TM_LOG_INFO, "catch-up: %llu bytes sent",
+		(unsigned long long)(k->epoch_blocks * TM_BLOCK));
+}
+
+static void made(struct agent *a, struct kmod *k, bool catchup, int ret, const struct tm_err *err)
 {
 	uint64_t interval = session_welcome(a->session)->interval_ms * TM_MS;
 	uint64_t now = tm_mono_ns();
 
 	k->next_cut = now + (interval ? interval : TM_SEC);
+	if (!ret && catchup) {
+		made_round(a, k);
+		return;
+	}
+	k->round_blocks = 0;
 	if (!ret) {
 		k->breaks = 0;
 		return;
@@ -281,20 +327,25 @@ static void kmod_tracker_step(struct agent *a, uint64_t now, uint64_t *until)
 	struct kmod *k = a->kmod;
 	struct tm_err err = {0};
 	uint64_t dirty, poll = now + 200 * TM_MS;
+	bool catchup, owed;
 	int ret;
 
 	dirty = look(a, k);
 	*until = poll < *until ? poll : *until;
 	if (a->paused || k->nqueue == TMK_MAX_UNACKED || !any_part(a) || !line_ready(a))
 		return;
-	if (!asked(a) && !a->urgent_round && (!dirty || now < k->next_cut))
+	owed = k->owed && !k->nqueue;
+	if (!asked(a) && !a->urgent_round && ((!dirty && !owed) || now < k->next_cut))
 		return;
 	if (k->breaks && now < k->next_cut)
 		return;
+	catchup = wants_catchup(k, dirty);
+	if (catchup)
+		show_catchup(a, true);
 	pthread_mutex_unlock(&a->lock);
-	ret = epoch_make(a, k, &err);
+	ret = epoch_make(a, k, catchup, &err);
 	pthread_mutex_lock(&a->lock);
-	made(a, k, ret, &err);
+	made(a, k, catchup, ret, &err);
 	agent_wake(a);
 }
 
@@ -334,6 +385,10 @@ static void answered(struct agent *a, struct kmod *k)
 	if (!ret) {
 		a->head = q.point->c.id;
 		point_done(a, q.point);
+		if (q.point->c.kind != TM_POINT_NONE) {
+			k->owed = false;
+			show_catchup(a, false);
+		}
 		note_point(a, k);
 	} else {
 		/* Those behind it are refused too, for want of their parent. */
@@ -403,6 +458,7 @@ static void kmod_tracker_status(struct agent *a, struct cJSON *o)
 	tm_json_u64(o, "epochs_broken", s.breaks);
 	tm_json_u64(o, "broken_for_memory", s.break_memory);
 	tm_json_u64(o, "broken_by_deadline", s.break_deadline);
+	tm_json_u64(o, "catchup_rounds", k->rounds);
 	tm_json_u64(o, "images_bytes", s.image_now);
 	tm_json_u64(o, "images_peak", s.image_peak);
 	tm_json_u64(o, "images_limit", s.image_limit);

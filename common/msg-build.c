@@ -107,7 +107,7 @@ int tm_build_hello(struct tm_out *out, const struct tm_msg_hello *m, const char 
 
 int tm_build_welcome(struct tm_out *out, const struct tm_msg_welcome *m, struct tm_err *err)
 {
-	BEGIN(out, TM_MSG_WELCOME, tm_msg_welcome, m)->pad = 0;
+	BEGIN(out, TM_MSG_WELCOME, tm_msg_welcome, m);
 	return 0;
 }
 

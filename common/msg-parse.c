@@ -126,7 +126,7 @@ int tm_parse_welcome(
 	BEGIN(TM_MSG_WELCOME, *m);
 	check(&c, (*m)->version != 0, "no version");
 	check(&c, (*m)->data_max != 0, "no data connections");
-	zero(&c, &(*m)->pad, sizeof((*m)->pad));
+	check(&c, !((*m)->flags & ~TM_WELCOME_NO_POINT), "unknown flags");
 	return end(&c);
 }
 
@@ -275,7 +275,8 @@ int tm_parse_epoch_commit(
 	BEGIN(TM_MSG_EPOCH_COMMIT, in->m);
 	check(&c, in->m->attempt != 0, "no attempt");
 	check(&c, memcmp(&in->m->id, &none, sizeof(none)) != 0, "no epoch id");
-	check(&c, in->m->kind >= TM_POINT_CRASH && in->m->kind <= TM_POINT_SCAN, "unknown kind");
+	check(&c, in->m->kind <= TM_POINT_SCAN, "unknown kind");
+	check(&c, in->m->kind != TM_POINT_NONE || !in->m->label_len, "a label, but no point");
 	zero(&c, &in->m->pad, 1);
 	check(&c, in->m->ndisks && in->m->ndisks <= TM_DISKS_MAX, "wrong number of disks");
 	check(&c, in->m->npieces <= TM_PIECES_MAX, "too many pieces");

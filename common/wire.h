@@ -136,11 +136,13 @@ struct tm_msg_welcome {
 	uint64_t incarnation; /* of the store; grows at each opening */
 	uint64_t
 		credit; /* bytes of DATA sent and not yet acknowledged, at most, all data connections together */
-	uint32_t interval_ms; /* least time between cuts */
-	uint32_t pad;
+	uint32_t interval_ms;    /* least time between cuts */
+	uint32_t flags;          /* TM_WELCOME_* */
 	struct tm_epoch_id head; /* newest epoch of the machine that is durable here; zero = none */
 	uint64_t head_attempt;
 } __attribute__((packed));
+#define TM_WELCOME_NO_POINT \
+	1 /* the head is stored, but no point: the next epoch is wanted even if nothing changed */
 
 struct tm_msg_hello_data {
 	uint8_t machine[TM_UUID];
@@ -251,7 +253,13 @@ struct tm_msg_part_done {
 	uint32_t part, pad;
 } __attribute__((packed));
 
-enum tm_point_kind { TM_POINT_CRASH = 1, TM_POINT_APP = 2, TM_POINT_SCAN = 3 };
+enum tm_point_kind {
+	TM_POINT_NONE =
+		0, /* EPOCH_COMMIT only: a round of catch-up. Its blocks are of no one instant; they are to be stored, and count with the next epoch */
+	TM_POINT_CRASH = 1,
+	TM_POINT_APP = 2,
+	TM_POINT_SCAN = 3,
+};
 
 struct tm_epoch_disk {
 	uint32_t handle;

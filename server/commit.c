@@ -159,6 +159,10 @@ static int judge(struct machine *m, struct attempt *a, const struct tm_in_epoch_
 		r->attempt = a->seq;
 		return -1;
 	}
+	if (in->m->kind == TM_POINT_NONE) {
+		v->point = false;
+		snprintf(v->missing, sizeof(v->missing), "a round of catch-up is no instant");
+	}
 	return 0;
 }
 

@@ -239,6 +239,8 @@ static int welcome(struct session *s, struct tm_err *err)
 	pthread_mutex_lock(&s->machine->lock);
 	w.head = s->machine->head.id;
 	w.head_attempt = s->machine->head.seq;
+	if (s->machine->head.point != s->machine->head.seq)
+		w.flags |= TM_WELCOME_NO_POINT;
 	pthread_mutex_unlock(&s->machine->lock);
 	rc = tm_build_welcome(&out, &w, err);
 	return rc ? rc : tm_conn_send_msg(s->conn, &out, err);
