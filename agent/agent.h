@@ -101,6 +101,7 @@ struct agent {
 	uint64_t newest;             /* id of the newest point */
 	bool full;                   /* the server's store */
 	char error[TM_TEXT_MAX + 1]; /* last error */
+	const char *todo;            /* what to do about it; static */
 	uint64_t error_time;         /* wall clock, shown */
 	uint64_t alarms;
 	uint64_t read_rate, wire_rate, wire_past, last_read, last_wire, last_beat;
@@ -108,8 +109,16 @@ struct agent {
 	uint64_t freeze_ns;                  /* of the last frozen point */
 };
 
-/* Notes the last error for status and heartbeat, and logs it; the same one again is logged once. */
-void agent_error(struct agent *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Advice that several errors have. */
+#define TODO_STATE "look at the folder of --state: free space, and whether it can be written"
+#define TODO_DISK  "replace the disk; in points such blocks read as errors, never as other data"
+
+/*
+ * Notes the last error for status and heartbeat, and logs it; the same one again is logged once. todo: what to do about it, for
+ * whoever asks for the status; lives for ever. Caller holds the lock.
+ */
+void agent_error(struct agent *a, const char *todo, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 /* Waits while paused. 0, or a negative errno if the session has ended or the agent stops. */
 int agent_turn(struct agent *a, struct tm_err *err);

@@ -122,7 +122,7 @@ static void command(void *ctx, const struct tm_in_command *c)
 		pthread_mutex_lock(&a->state.lock);
 		a->state.throttle = c->m->rate;
 		if (state_save(&a->state, &err))
-			agent_error(a, "%s", err.msg);
+			agent_error(a, TODO_STATE, "%s", err.msg);
 		pthread_mutex_unlock(&a->state.lock);
 		throttle_apply(a);
 		tell_result(a, c->m->id, true, 0, "");

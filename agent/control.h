@@ -10,6 +10,9 @@
 
 extern const struct tm_control_cmd agent_commands[];
 
+/* How it goes, in one line. Caller holds the lock. */
+void status_line(const struct agent *a, char *out, size_t room);
+
 /* status.c; args "disk": none. */
 int control_status(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err);

@@ -141,7 +141,8 @@ static int source_end(struct source *s, int failed, struct tm_err *err)
 	m->sent_total += s->stream.sent_bytes;
 	if (s->stream.bad_blocks) {
 		m->bad = s->stream.bad_blocks;
-		agent_error(a, "%s: %llu unreadable blocks; they are marked as bad in the points",
+		agent_error(a, TODO_DISK,
+			"%s: %llu unreadable blocks; they are marked as bad in the points",
 			m->info.path, (unsigned long long)m->bad);
 	}
 	pthread_mutex_unlock(&a->lock);

@@ -17,6 +17,7 @@
 #define RUNNING_MAX \
 	4u /* more would share the frames so thinly that they could wait for each other */
 #define RETRY_NS (5 * TM_SEC)
+#define LOOK_NS  (5 * TM_SEC)
 
 static void request_text(struct request *rq, const struct member *m)
 {
@@ -104,11 +105,12 @@ static void member_leave(struct agent *a, struct member *m)
 	}
 	pthread_mutex_lock(&a->lock);
 	if (ret) {
-		agent_error(a, "%s: not unprotected yet: %s", m->info.path, err.msg);
+		agent_error(a, "nothing: it is tried again", "%s: not unprotected yet: %s",
+			m->info.path, err.msg);
 		m->retry = tm_mono_ns() + RETRY_NS;
 		return;
 	}
-	tm_log(TM_LOG_NOTICE, "%s is not protected any more", m->info.path);
+	tm_log_of(TM_LOG_NOTICE, NULL, m->info.path, "%s is not protected any more", m->info.path);
 	unlink_member(a, m);
 	agent_wake(a);
 }
@@ -136,7 +138,11 @@ static void member_join(struct agent *a, struct member *m)
 	if (m->fd < 0)
 		m->state = SYNC_GONE;
 	snprintf(m->error, sizeof(m->error), "%.159s", err.msg);
-	agent_error(a, "%s", err.msg);
+	agent_error(a,
+		m->fd < 0
+			? "put the disk back; or \"agentctl unprotect\" it, and \"protect\" the new one"
+			: "see the disk's line and the log; it is tried again",
+		"%s", err.msg);
 	m->retry = tm_mono_ns() + RETRY_NS;
 }
 
@@ -164,10 +170,17 @@ void members_update(struct agent *a, uint64_t now, uint64_t *until)
 		if (!member_find(a, d->uuid))
 			member_add(a, d);
 		m = member_find(a, d->uuid);
-		if (m)
-			m->closing = d->leaving;
+		if (!m)
+			continue;
+		if (d->leaving && !m->closing)
+			m->retry =
+				0; /* of a disk that cannot be had: the server keeps asking for its part until it is told */
+		m->closing = d->leaving;
 	}
 	pthread_mutex_unlock(&a->state.lock);
+	/* Nobody tells of a disk that changed its size or went away. */
+	if (a->members && now + LOOK_NS < *until)
+		*until = now + LOOK_NS;
 	for (m = a->members; m; m = next) {
 		next = m->next;
 		look_at(a, m);
@@ -220,7 +233,8 @@ static void job_failed(struct agent *a, struct member *m)
 	snprintf(m->error, sizeof(m->error), "%.159s", m->result.msg);
 	m->retry = tm_mono_ns() + RETRY_NS;
 	if (!session_ended(a->session, NULL, NULL))
-		agent_error(a, "%s: %s", m->info.path, m->result.msg);
+		agent_error(a, "nothing: it is tried again, and goes on from what is durable",
+			"%s: %s", m->info.path, m->result.msg);
 	if (m->in_round && r->active)
 		round_fail(a, m);
 	/* What the server knows of the piece has to be asked anew. */
@@ -229,7 +243,7 @@ static void job_failed(struct agent *a, struct member *m)
 
 static void verified(struct agent *a, struct member *m)
 {
-	tm_log(m->differ ? TM_LOG_WARNING : TM_LOG_INFO,
+	tm_log_of(m->differ ? TM_LOG_WARNING : TM_LOG_INFO, NULL, m->info.path,
 		"%s verified: %llu chunks of 16 KiB differ", m->info.path,
 		(unsigned long long)m->differ);
 	m->verified = true;
@@ -258,7 +272,7 @@ void jobs_reap(struct agent *a)
 		m->error[0] = '\0';
 		m->piece = m->made;
 		if (m->bad)
-			agent_error(a,
+			agent_error(a, TODO_DISK,
 				"%s: %llu unreadable blocks; they are marked as bad in the points",
 				m->info.path, (unsigned long long)m->bad);
 		if (job == JOB_RESYNC)

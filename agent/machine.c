@@ -18,7 +18,7 @@
 #include "common/log.h"
 #include "common/uuid.h"
 
-void agent_error(struct agent *a, const char *fmt, ...)
+void agent_error(struct agent *a, const char *todo, const char *fmt, ...)
 {
 	char text[TM_TEXT_MAX + 1];
 	va_list ap;
@@ -29,6 +29,7 @@ void agent_error(struct agent *a, const char *fmt, ...)
 	if (strcmp(text, a->error))
 		tm_log(strncmp(text, "ALARM", 5) ? TM_LOG_WARNING : TM_LOG_ERR, "%s", text);
 	snprintf(a->error, sizeof(a->error), "%s", text);
+	a->todo = todo;
 	a->error_time = tm_real_ns();
 }
 
@@ -73,13 +74,15 @@ static int connect_session(struct agent *a, uint16_t *refusal, struct tm_err *er
 	struct session_opts opts = {.host = a->id.host, .port = a->id.port};
 	struct tm_msg_hello hello = {
 		.version_min = TM_WIRE_VERSION, .version_max = TM_WIRE_VERSION};
-	char hardware[2048], host[TM_NAME_MAX + 1] = "unknown";
+	char hardware[2048], host[TM_NAME_MAX + 1] = "unknown", name[TM_UUID_TEXT];
 	CLEANUP_FREE char *pki = NULL;
 	struct session *s = NULL;
 	XXH128_canonical_t hash;
 	int ret;
 
 	*refusal = 0;
+	tm_uuid_format(a->id.machine, name);
+	tm_log_machine(name);
 	if (asprintf(&pki, "%s/pki", a->state.dir) < 0) {
 		pki = NULL;
 		return tm_fail(err, ENOMEM, "no memory");
@@ -189,6 +192,20 @@ static void back_off(struct agent *a, unsigned *tries, uint16_t refusal)
 		wait_change(a, until);
 }
 
+static const char *todo_session(uint16_t refusal)
+{
+	switch (refusal) {
+	case TM_E_HELD:
+		return "find the other machine of this identity and end it; then, at the server: serverctl adopt";
+	case TM_E_AUTH:
+		return "was this machine revoked? then \"agentctl leave\", and enroll it anew";
+	case TM_E_VERSION:
+		return "install agent and server of the same version, or neighbouring ones";
+	default:
+		return "look at the network and at the server (systemctl status tidemark-server); the agent goes on by itself";
+	}
+}
+
 /* That of the disks; protecting the first disk begins a new session. */
 static void choose_tracker(struct agent *a)
 {
@@ -227,7 +244,7 @@ static void *run(void *arg)
 		if (a->stop || a->rejoin)
 			continue;
 		a->held = refusal == TM_E_HELD;
-		agent_error(a, "%s%s",
+		agent_error(a, todo_session(refusal), "%s%s",
 			a->held ? "held by the server until an operator decides (serverctl adopt): "
 				: "",
 			why.msg);

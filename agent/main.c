@@ -18,6 +18,8 @@
 #include "common/notify.h"
 #include "common/uuid.h"
 
+#define TELL_NS (5 * TM_SEC) /* the service manager, how it goes */
+
 #define SET(name, type, field, min, max, def) \
 	TM_SETTING("agent", name, type, struct agent_conf, field, min, max, def)
 
@@ -118,11 +120,31 @@ static int prepare(struct agent *a, const struct options *o, struct tm_err *err)
 	return a->enrolled || err->code == ENOENT ? 0 : -err->code;
 }
 
+/*
+ * Until a signal asks to end. The service manager is told how it goes, and that we live only while the lock that everything needs can be
+ * had.
+ */
+static void wait_for_end(struct agent *a, const sigset_t *set)
+{
+	uint64_t every = tm_notify_watchdog();
+	struct timespec step = tm_timespec(every && every < TELL_NS ? every : TELL_NS), late;
+	char text[TM_TEXT_MAX + 100] = "WATCHDOG=1\nSTATUS=";
+	const size_t head = strlen(text);
+
+	while (sigtimedwait(set, NULL, &step) < 0) {
+		late = tm_timespec(tm_mono_ns() + TELL_NS);
+		if (pthread_mutex_clocklock(&a->lock, CLOCK_MONOTONIC, &late))
+			continue;
+		status_line(a, text + head, sizeof(text) - head);
+		pthread_mutex_unlock(&a->lock);
+		tm_notify(text);
+	}
+}
+
 static int serve(struct agent *a, const struct options *o, struct tm_err *err)
 {
 	struct tm_control *control = NULL;
 	sigset_t set;
-	int sig = 0;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
@@ -134,7 +156,7 @@ static int serve(struct agent *a, const struct options *o, struct tm_err *err)
 		tm_log(TM_LOG_NOTICE, "ready: version " TM_VERSION ", reading by %s, %u workers",
 			pipeline_engine(a->pipeline), pipeline_workers(a->pipeline));
 		tm_notify("READY=1");
-		sigwait(&set, &sig);
+		wait_for_end(a, &set);
 		tm_log(TM_LOG_NOTICE, "ending");
 		tm_notify("STOPPING=1");
 	}

@@ -31,9 +31,9 @@ static int note_size(struct member *m, struct state_disk *d, struct tm_err *err)
 		!strcmp(d->ident.fs, m->info.ident.fs))
 		return 0;
 	if (d->ident.size != m->info.ident.size) {
-		tm_log(TM_LOG_WARNING, "%s: size changed from %llu to %llu bytes: resync",
-			m->info.path, (unsigned long long)d->ident.size,
-			(unsigned long long)m->info.ident.size);
+		tm_log_of(TM_LOG_WARNING, NULL, m->info.path,
+			"%s: size changed from %llu to %llu bytes: resync", m->info.path,
+			(unsigned long long)d->ident.size, (unsigned long long)m->info.ident.size);
 		tm_uuid_new(d->tracking);
 		snprintf(d->doubt, sizeof(d->doubt), "its size changed");
 	}

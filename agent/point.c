@@ -194,7 +194,7 @@ void point_done(struct agent *a, struct point *p)
 	char took[TM_TEXT_ROOM];
 
 	if (note(a, p, &err))
-		agent_error(a, "%s", err.msg);
+		agent_error(a, TODO_STATE, "%s", err.msg);
 	for (struct member *m = a->members; m; m = m->next) {
 		if (m->piece && lists(p, m->piece)) {
 			m->piece = 0;
@@ -237,7 +237,8 @@ void point_failed(struct agent *a, struct point *p, const struct tm_err *err)
 		point_put_back(a, p);
 		return;
 	}
-	agent_error(a, "no point: %s", err->msg);
+	agent_error(a, "nothing: the next point is tried by itself; earlier ones stay",
+		"no point: %s", err->msg);
 	answer(a, p, err);
 	drop_pieces(a);
 	if (p->refusal == TM_E_PARENT)
@@ -276,10 +277,11 @@ void alarm_gone(struct agent *a, const struct tm_msg_welcome *w)
 	a->alarms++;
 	if (point > head)
 		agent_error(a,
+			"find out who put back an older copy of the server's store; a resync runs by itself",
 			"ALARM: the server went back in time: acknowledged points after %llu up to %llu (%s) are gone; resync under a new tracking",
 			head, point, when);
 	else
-		agent_error(a,
+		agent_error(a, "find out who else writes as this machine; a resync runs by itself",
 			"ALARM: the server's newest epoch (%s, point %llu) is not ours (%s, point %llu of %s): resync under a new tracking",
 			tm_epoch_format(&w->head, is), head, was, point, when);
 }

@@ -18,7 +18,7 @@ struct point {
 	char label[TM_LABEL_MAX + 1];
 	char reason[TM_TEXT_MAX + 1]; /* why it is not what was asked for */
 	uint64_t began, boottime;     /* monotonic ns; of the cut */
-	uint64_t freeze_ns; /* how long filesystems stood still; 0 = they did not */
+	uint64_t freeze_ns;           /* how long filesystems stood still; 0 = they did not */
 	struct call call;
 	bool sent;
 	/* the answer */

@@ -191,7 +191,7 @@ static void end(struct agent *a)
 	else
 		point_done(a, p);
 	if (!ret && acknowledged(a, &p->c.id, &err))
-		agent_error(a, "%s", err.msg);
+		agent_error(a, TODO_STATE, "%s", err.msg);
 	free(p);
 	a->round.point = NULL;
 }

@@ -10,6 +10,7 @@
 #include "agent/throttle.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
+#include "common/units.h"
 #include "common/uuid.h"
 
 static struct member *member_of(struct agent *a, const struct state_disk *d)
@@ -136,6 +137,30 @@ static void add_machine(cJSON *o, struct agent *a)
 	tm_json_u64(o, "alarms", a->alarms);
 	cJSON_AddStringToObject(o, "last_error", a->error);
 	tm_json_time(o, "last_error_time", a->error_time);
+	cJSON_AddStringToObject(o, "last_error_todo", a->todo ? a->todo : "");
+}
+
+void status_line(const struct agent *a, char *out, size_t room)
+{
+	unsigned n = 0, whole = 0;
+	char rpo[TM_TEXT_ROOM];
+
+	for (const struct member *m = a->members; m; m = m->next) {
+		n++;
+		whole += m->state == SYNC_CONTINUOUS;
+	}
+	if (!a->enrolled)
+		snprintf(out, room, "not enrolled");
+	else if (a->held)
+		snprintf(out, room, "held by the server until an operator decides");
+	else if (!a->session || !a->ship)
+		snprintf(out, room, "not connected: %s", a->error[0] ? a->error : "just begun");
+	else if (a->rpo_ms == UINT64_MAX)
+		snprintf(out, room, "%u of %u disks in sync, no point yet%s", whole, n,
+			a->paused ? ", paused" : "");
+	else
+		snprintf(out, room, "%u of %u disks in sync, newest point %s old%s", whole, n,
+			tm_duration_format(a->rpo_ms * TM_MS, rpo), a->paused ? ", paused" : "");
 }
 
 int control_status(

@@ -115,10 +115,10 @@ static void prepare_boot(struct member *m)
 	struct tm_err err;
 
 	if (bootmap_witness(k->fd, m->kdisk, m->info.name, m->fd, &err))
-		tm_log(TM_LOG_WARNING, "%s: %s", m->info.path, err.msg);
+		tm_log_of(TM_LOG_WARNING, NULL, m->info.path, "%s: %s", m->info.path, err.msg);
 	if (k->map.nruns && makedev(m->info.major, m->info.minor) == k->map.disk &&
 		bootmap_register(k->fd, m->kdisk, &k->map, &err))
-		tm_log(TM_LOG_WARNING, "%s: %s", m->info.path, err.msg);
+		tm_log_of(TM_LOG_WARNING, NULL, m->info.path, "%s: %s", m->info.path, err.msg);
 }
 
 static const char *doubt_text(uint32_t doubt)
@@ -142,7 +142,7 @@ static void set_doubt(struct member *m, const struct tmk_info *info, struct stat
 	}
 	(void)bootmap_reason(report, m->info.major, m->info.minor, why, sizeof(why));
 	snprintf(d->doubt, sizeof(d->doubt), "tracking began anew: %s", why);
-	tm_log(TM_LOG_WARNING, "%s: resync: %s", m->info.path, d->doubt);
+	tm_log_of(TM_LOG_WARNING, NULL, m->info.path, "%s: resync: %s", m->info.path, d->doubt);
 }
 
 /* Durable before the module forgets its doubt: from here on the server holds it, by the tracking UUID. */
@@ -226,7 +226,7 @@ static uint64_t look(struct agent *a, struct kmod *k)
 		m->backlog = (info.dirty + info.undrained) * TM_BLOCK;
 		dirty += info.dirty;
 		if ((info.doubt || info.gone) && m->handle && !m->running) {
-			tm_log(TM_LOG_WARNING, "%s: %s", m->info.path,
+			tm_log_of(TM_LOG_WARNING, NULL, m->info.path, "%s: %s", m->info.path,
 				info.gone ? "the disk is gone" : doubt_text(info.doubt));
 			m->handle = 0;
 			m->piece = 0;
@@ -317,7 +317,11 @@ static void made(struct agent *a, struct kmod *k, bool catchup, int ret, const s
 		k->next_cut = now;
 	}
 	if (!session_ended(a->session, NULL, NULL))
-		agent_error(a, "epoch not shipped, its blocks go with the next one: %s", err->msg);
+		agent_error(a,
+			ret == -ESTALE
+				? "nothing, if it is rare; else more memory for before-images (image_kb of the module, tidemark(4)), or a faster link"
+				: "nothing: it is tried again",
+			"epoch not shipped, its blocks go with the next one: %s", err->msg);
 	if (ret != -ESTALE)
 		k->next_cut = now + TM_SEC;
 }

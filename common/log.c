@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -18,6 +19,7 @@
 #include "common/clock.h"
 
 #define LINE_MAX_LEN 2048
+#define NAME_ROOM    64
 #ifndef JOURNAL /* a test has its own */
 #define JOURNAL "/run/systemd/journal/socket"
 #endif
@@ -63,6 +65,28 @@ void tm_log_set_level(enum tm_log_level max)
 	atomic_store(&max_level, (int)max);
 }
 
+static struct {
+	pthread_mutex_t lock;
+	char name[NAME_ROOM];
+} whose = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+void tm_log_machine(const char *name)
+{
+	LOCK_SCOPE(&whose.lock);
+	snprintf(whose.name, sizeof(whose.name), "%s", name);
+}
+
+static void get_machine(char name[NAME_ROOM])
+{
+	LOCK_SCOPE(&whose.lock);
+	memcpy(name, whose.name, NAME_ROOM);
+}
+
+/* What a line is about; only the journal is told. */
+struct about {
+	const char *machine, *disk;
+};
+
 struct text {
 	char *at;
 	size_t room; /* bytes left, one kept for the NUL */
@@ -92,23 +116,34 @@ static void one_line(char *s)
 			*s = ' ';
 }
 
-/* A datagram of NAME=value lines; values hold no newline, so the simple form is enough. */
-static bool to_journal(int fd, int level, const struct tm_log_field *f, const char *msg)
+/* Adds NAME=value, in one line, if there is room. */
+static void add_field(struct text *t, const char *name, const char *value)
 {
-	char buf[LINE_MAX_LEN + 1024], value[512];
+	char line[512];
+
+	if (!value || !value[0])
+		return;
+	snprintf(line, sizeof(line), "%s", value);
+	one_line(line);
+	if (t->room > strlen(name) + strlen(line) + 3)
+		add(t, "%s=%s\n", name, line);
+}
+
+/* A datagram of NAME=value lines; values hold no newline, so the simple form is enough. */
+static bool to_journal(
+	int fd, int level, const struct tm_log_field *f, const struct about *of, const char *msg)
+{
+	char buf[LINE_MAX_LEN + 1024], name[NAME_ROOM];
 	struct text t = {buf, sizeof(buf)};
 
 	add(&t, "PRIORITY=%d\nMESSAGE=%s\n", level, msg);
 	if (program)
 		add(&t, "SYSLOG_IDENTIFIER=%s\n", program);
-	for (; f && f->name; f++) {
-		if (!f->value)
-			continue;
-		snprintf(value, sizeof(value), "%s", f->value);
-		one_line(value);
-		if (t.room > strlen(f->name) + strlen(value) + 3)
-			add(&t, "%s=%s\n", f->name, value);
-	}
+	get_machine(name);
+	add_field(&t, "TIDEMARK_MACHINE", of->machine ? of->machine : name);
+	add_field(&t, "TIDEMARK_DISK", of->disk);
+	for (; f && f->name; f++)
+		add_field(&t, f->name, f->value);
 	return send(fd, buf, (size_t)(t.at - buf), MSG_NOSIGNAL) >= 0;
 }
 
@@ -135,14 +170,15 @@ static void to_stderr(int level, const struct tm_log_field *f, const char *msg)
 	while (n < 0 && errno == EINTR);
 }
 
-static void emit(int level, const struct tm_log_field *f, const char *fmt, va_list ap)
+static void emit(int level, const struct tm_log_field *f, const struct about *of, const char *fmt,
+	va_list ap)
 {
 	char msg[LINE_MAX_LEN];
 	int keep = errno, fd = atomic_load(&journal);
 
 	vsnprintf(msg, sizeof(msg), fmt, ap);
 	one_line(msg);
-	if (fd < 0 || !to_journal(fd, level, f, msg))
+	if (fd < 0 || !to_journal(fd, level, f, of, msg))
 		to_stderr(level, f, msg);
 	errno = keep;
 }
@@ -154,7 +190,7 @@ void tm_log(enum tm_log_level level, const char *fmt, ...)
 	if ((int)level > atomic_load(&max_level))
 		return;
 	va_start(ap, fmt);
-	emit(level, NULL, fmt, ap);
+	emit(level, NULL, &(struct about){0}, fmt, ap);
 	va_end(ap);
 }
 
@@ -165,7 +201,18 @@ void tm_log_with(enum tm_log_level level, const struct tm_log_field *fields, con
 	if ((int)level > atomic_load(&max_level))
 		return;
 	va_start(ap, fmt);
-	emit(level, fields, fmt, ap);
+	emit(level, fields, &(struct about){0}, fmt, ap);
+	va_end(ap);
+}
+
+void tm_log_of(enum tm_log_level level, const char *machine, const char *disk, const char *fmt, ...)
+{
+	va_list ap;
+
+	if ((int)level > atomic_load(&max_level))
+		return;
+	va_start(ap, fmt);
+	emit(level, NULL, &(struct about){machine, disk}, fmt, ap);
 	va_end(ap);
 }
 

@@ -37,6 +37,16 @@ void tm_log(enum tm_log_level level, const char *fmt, ...) __attribute__((format
 void tm_log_with(enum tm_log_level level, const struct tm_log_field *fields, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/*
+ * A line that says itself which machine or disk it is about (NULL: none): on a plain stderr as tm_log(), in the journal with the fields
+ * TIDEMARK_MACHINE and TIDEMARK_DISK.
+ */
+void tm_log_of(enum tm_log_level level, const char *machine, const char *disk, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* All lines from now on are about this machine (copied; "" = about none), unless they say otherwise. */
+void tm_log_machine(const char *machine);
+
 /* Lets `burst` events through per `interval_ns`, the rest not. For lines that a peer can provoke. Static initialisation is enough. */
 struct tm_log_limit {
 	uint64_t interval_ns;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 
@@ -24,4 +25,14 @@ void tm_notify(const char *text)
 	if (fd >= 0)
 		(void)!sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&to,
 			(socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path)));
+}
+
+uint64_t tm_notify_watchdog(void)
+{
+	const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+
+	/* Of the process that started us, and not meant for us. */
+	if (!usec || (pid && strtoul(pid, NULL, 10) != (unsigned long)getpid()))
+		return 0;
+	return strtoull(usec, NULL, 10) * 1000 / 2;
 }

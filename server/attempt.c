@@ -104,8 +104,9 @@ void attempt_abort(struct machine *m, struct attempt *a)
 	pthread_mutex_unlock(&m->lock);
 	rc = store_abort(m->server->store, seq, &err);
 	if (rc && rc != -ESTALE)
-		tm_log(TM_LOG_WARNING, "machine %s: attempt %llu not ended in the store: %s",
-			m->name, (unsigned long long)seq, err.msg);
+		tm_log_of(TM_LOG_WARNING, m->name, NULL,
+			"machine %s: attempt %llu not ended in the store: %s", m->name,
+			(unsigned long long)seq, err.msg);
 	pthread_mutex_lock(&m->lock);
 	attempt_drop(m, a);
 }

@@ -122,7 +122,7 @@ static int revoke_machine(
 	if (rc)
 		return rc;
 	__atomic_store_n(&m->revoked, true, __ATOMIC_RELEASE);
-	tm_log(TM_LOG_NOTICE, "machine %s (%s) revoked", m->name, m->host);
+	tm_log_of(TM_LOG_NOTICE, m->name, NULL, "machine %s (%s) revoked", m->name, m->host);
 	return machine_note(m, err);
 }
 
@@ -141,7 +141,8 @@ static int adopt_machine(
 	if (rc)
 		return rc;
 	__atomic_store_n(&m->held, false, __ATOMIC_RELEASE);
-	tm_log(TM_LOG_NOTICE, "machine %s (%s) adopted: the hold has ended", m->name, m->host);
+	tm_log_of(TM_LOG_NOTICE, m->name, NULL, "machine %s (%s) adopted: the hold has ended",
+		m->name, m->host);
 	return machine_note(m, err);
 }
 

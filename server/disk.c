@@ -187,8 +187,8 @@ int disk_close(struct session *s, const void *body, size_t len, struct refusal *
 	if (d && (disk_save(m, d, &err) || machine_note(m, &err)))
 		return refuse(r, TM_E_IO, 0, "%s", err.msg);
 	if (d)
-		tm_log(TM_LOG_NOTICE, "machine %s: disk %s is no longer protected", m->name,
-			d->c.name);
+		tm_log_of(TM_LOG_NOTICE, m->name, d->c.name,
+			"machine %s: disk %s is no longer protected", m->name, d->c.name);
 	if (tm_build_ok(&out, &err) == 0)
 		tm_conn_send_msg(s->conn, &out, &err);
 	return 0;

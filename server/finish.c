@@ -55,13 +55,15 @@ static void save_joins(struct commit *c)
 			d->c.pending = 0;
 		pthread_mutex_unlock(&m->lock);
 		if (disk_save(m, d, &err))
-			tm_log(TM_LOG_ERR, "machine %s, disk %s: its state is not written down: %s",
-				m->name, d->c.name, err.msg);
+			tm_log_of(TM_LOG_ERR, m->name, d->c.name,
+				"machine %s, disk %s: its state is not written down: %s", m->name,
+				d->c.name, err.msg);
 		else if (c->ret == 0)
-			tm_log(TM_LOG_INFO, "machine %s: disk %s is whole", m->name, d->c.name);
+			tm_log_of(TM_LOG_INFO, m->name, d->c.name, "machine %s: disk %s is whole",
+				m->name, d->c.name);
 	}
 	if (c->njoins && machine_note(m, &err))
-		tm_log(TM_LOG_ERR, "machine %s: %s", m->name, err.msg);
+		tm_log_of(TM_LOG_ERR, m->name, NULL, "machine %s: %s", m->name, err.msg);
 }
 
 static void succeeded(struct commit *c)

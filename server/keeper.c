@@ -48,9 +48,11 @@ static void keep_machine(struct keeper *k, struct machine *m)
 	if (rc == -EPERM)
 		return; /* one has been pinned meanwhile: the next plan knows */
 	if (rc)
-		tm_log(TM_LOG_WARNING, "machine %s: points are not dropped: %s", m->name, err.msg);
+		tm_log_of(TM_LOG_WARNING, m->name, NULL, "machine %s: points are not dropped: %s",
+			m->name, err.msg);
 	else if (n)
-		tm_log(TM_LOG_DEBUG, "machine %s: %zu points dropped by its policy", m->name, n);
+		tm_log_of(TM_LOG_DEBUG, m->name, NULL,
+			"machine %s: %zu points dropped by its policy", m->name, n);
 }
 
 /* Has the index forget what nobody sees, and packs with it. */

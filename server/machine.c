@@ -126,13 +126,13 @@ void machine_hold(struct machine *m, const char *why)
 	struct tm_err err;
 
 	__atomic_store_n(&m->held, true, __ATOMIC_RELEASE);
-	tm_log(TM_LOG_ERR,
+	tm_log_of(TM_LOG_ERR, m->name, NULL,
 		"machine %s is on hold: %s; when it is clear which one is right: serverctl adopt %s",
 		m->name, why, m->name);
 	if (catalog_machine_hold(m->server->catalog, m->uuid, why, &err) ||
 		catalog_alarm(m->server->catalog, m->uuid, why, &err) || machine_note(m, &err))
-		tm_log(TM_LOG_ERR, "machine %s: the hold is not written down: %s", m->name,
-			err.msg);
+		tm_log_of(TM_LOG_ERR, m->name, NULL, "machine %s: the hold is not written down: %s",
+			m->name, err.msg);
 }
 
 uint64_t machine_rpo_ms(const struct machine *m)

@@ -13,7 +13,6 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "common/cleanup.h"
@@ -21,6 +20,7 @@
 #include "common/config.h"
 #include "common/file.h"
 #include "common/log.h"
+#include "common/notify.h"
 #include "server/chores.h"
 #include "server/commit.h"
 #include "server/control.h"
@@ -28,6 +28,8 @@
 #include "server/keeper.h"
 #include "server/listen.h"
 #include "server/store/backup.h"
+
+#define TELL_NS (5 * TM_SEC) /* the service manager, how it goes */
 
 static const struct tm_setting settings[] = {
 	TM_SETTING("server", "listen", TM_SET_STRING, struct server_conf, listen, 1, 255, "*:7340"),
@@ -166,23 +168,25 @@ static int become(const char *name, struct tm_err *err)
 	return 0;
 }
 
-/* Tells the service manager, where there is one. */
-static void notify(const char *text)
+/* How it goes, for the service manager. */
+static void tell(struct server *s)
 {
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
-	CLEANUP_CLOSE int fd = -1;
+	unsigned n = 0, connected = 0;
+	struct machine *m;
+	char text[200];
 
-	if (!path || !*path || strlen(path) >= sizeof(to.sun_path))
-		return;
-	strcpy(to.sun_path, path);
-	if (*path == '@')
-		to.sun_path[0] = 0;
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 ||
-		sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&to,
-			(socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
-		tm_log(TM_LOG_WARNING, "service manager not told: %s", strerror(errno));
+	pthread_mutex_lock(&s->lock);
+	m = s->machines; /* the list only grows at its head */
+	pthread_mutex_unlock(&s->lock);
+	for (; m; m = m->next) {
+		LOCK_SCOPE(&m->lock);
+
+		n++;
+		connected += m->session != NULL;
+	}
+	snprintf(text, sizeof(text), "WATCHDOG=1\nSTATUS=%u of %u machines connected%s", connected,
+		n, __atomic_load_n(&s->full, __ATOMIC_RELAXED) ? ", the store is full" : "");
+	tm_notify(text);
 }
 
 /* Until a signal asks to end. */
@@ -190,9 +194,15 @@ static void run(struct server *s, int sigfd)
 {
 	struct pollfd p = {.fd = sigfd, .events = POLLIN};
 	struct chores chores = {.saved = tm_mono_ns()};
+	uint64_t told = 0;
 
-	while (poll(&p, 1, 1000) <= 0)
+	while (poll(&p, 1, 1000) <= 0) {
 		chores_run(s, &chores);
+		if (tm_mono_ns() - told < TELL_NS)
+			continue;
+		told = tm_mono_ns();
+		tell(s);
+	}
 }
 
 static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_err *err)
@@ -219,9 +229,9 @@ static int daemon_main(struct server *s, const char *dir, int sigfd, struct tm_e
 	if (!rc) {
 		tm_log(TM_LOG_NOTICE, "tidemark-server " TM_VERSION ": %s, listening on port %u",
 			dir, port);
-		notify("READY=1");
+		tm_notify("READY=1");
 		run(s, sigfd);
-		notify("STOPPING=1");
+		tm_notify("STOPPING=1");
 		tm_log(TM_LOG_NOTICE, "ending");
 	}
 	/* What waits for a full disk is answered; a long compaction is not waited for. */

@@ -76,8 +76,9 @@ void session_post_refusal(struct session *s, const struct refusal *r, uint16_t a
 	struct tm_out out;
 	struct tm_err err;
 
-	tm_log(TM_LOG_WARNING, "%s machine %s refused %s (%s): %s", tm_conn_name(s->conn),
-		s->machine->name, tm_msg_name(about), tm_refusal_name(r->code), r->text);
+	tm_log_of(TM_LOG_WARNING, s->machine->name, NULL, "%s machine %s refused %s (%s): %s",
+		tm_conn_name(s->conn), s->machine->name, tm_msg_name(about),
+		tm_refusal_name(r->code), r->text);
 	if (tm_build_error(&out, &m, r->text, &err) == 0)
 		session_post(s, &out);
 }
@@ -151,8 +152,9 @@ static int dispatch(
 
 		if (tm_parse_error(body, len, &in, &err))
 			return refuse(r, TM_E_PROTO, 0, "%s", err.msg);
-		tm_log(TM_LOG_WARNING, "machine %s refused %s (%s): %s", s->machine->name,
-			tm_msg_name(in.m->about), tm_refusal_name(in.m->code), in.text);
+		tm_log_of(TM_LOG_WARNING, s->machine->name, NULL, "machine %s refused %s (%s): %s",
+			s->machine->name, tm_msg_name(in.m->about), tm_refusal_name(in.m->code),
+			in.text);
 		return 0;
 	}
 	for (size_t i = 0; i < TM_ARRAY_SIZE(handlers); i++)
@@ -184,12 +186,13 @@ static void converse(struct session *s)
 		int rc = tm_conn_recv_msg(s->conn, idle, &h, &body, &err);
 
 		if (rc == -EAGAIN) {
-			tm_log(TM_LOG_WARNING, "%s machine %s is silent: session given up",
-				tm_conn_name(s->conn), m->name);
+			tm_log_of(TM_LOG_WARNING, m->name, NULL,
+				"%s machine %s is silent: session given up", tm_conn_name(s->conn),
+				m->name);
 			return;
 		}
 		if (rc && !recv_refusal(rc, &err, &r)) {
-			tm_log(TM_LOG_INFO, "%s machine %s: session ended: %s",
+			tm_log_of(TM_LOG_INFO, m->name, NULL, "%s machine %s: session ended: %s",
 				tm_conn_name(s->conn), m->name, err.msg);
 			return;
 		}
@@ -259,8 +262,8 @@ static void session_begin(struct session *s, const struct tm_in_hello *in)
 	attempts_sweep(m, s->instance, 0);
 	identity_done(m);
 	pthread_mutex_unlock(&m->lock);
-	tm_log(TM_LOG_INFO, "%s machine %s (%s): session %llu", tm_conn_name(s->conn), m->name,
-		in->host, (unsigned long long)in->m->counter);
+	tm_log_of(TM_LOG_INFO, m->name, NULL, "%s machine %s (%s): session %llu",
+		tm_conn_name(s->conn), m->name, in->host, (unsigned long long)in->m->counter);
 }
 
 /* Data connections leave first, so that nothing of this session is under way when the next one begins. */

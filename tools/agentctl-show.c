@@ -99,7 +99,8 @@ static void show_machine(const cJSON *s)
 	if (tm_json_num(s, "freeze_ms"))
 		printf("last freeze %llu ms\n", (unsigned long long)tm_json_num(s, "freeze_ms"));
 	if (tm_json_str(s, "last_error")[0])
-		printf("last error  %s (%s)\n", text(s, "last_error"), text(s, "last_error_time"));
+		printf("last error  %s (%s)\nwhat to do  %s\n", text(s, "last_error"),
+			text(s, "last_error_time"), text(s, "last_error_todo"));
 }
 
 static void show_progress(struct tm_table *t, const cJSON *d)

@@ -55,6 +55,25 @@ Test(journal, entries_have_priority_name_and_fields)
 				  "MACHINE=web-1 PRIORITY=0\nPEER=x\n");
 }
 
+Test(journal, lines_say_which_machine_and_disk_they_are_about)
+{
+	tm_log_of(TM_LOG_INFO, "m1", "sda", "whole");
+	cr_assert_str_eq(entry(), "PRIORITY=6\nMESSAGE=whole\nSYSLOG_IDENTIFIER=tidemark-agent\n"
+				  "TIDEMARK_MACHINE=m1\nTIDEMARK_DISK=sda\n");
+	tm_log_machine("m2");
+	tm_log(TM_LOG_INFO, "connected");
+	cr_assert_str_eq(entry(),
+		"PRIORITY=6\nMESSAGE=connected\nSYSLOG_IDENTIFIER=tidemark-agent\n"
+		"TIDEMARK_MACHINE=m2\n");
+	tm_log_of(TM_LOG_INFO, NULL, "/dev/sda\nPRIORITY=0", "resync");
+	cr_assert_str_eq(entry(), "PRIORITY=6\nMESSAGE=resync\nSYSLOG_IDENTIFIER=tidemark-agent\n"
+				  "TIDEMARK_MACHINE=m2\nTIDEMARK_DISK=/dev/sda PRIORITY=0\n");
+	tm_log_machine("");
+	tm_log_of(TM_LOG_INFO, NULL, NULL, "nothing");
+	cr_assert_str_eq(
+		entry(), "PRIORITY=6\nMESSAGE=nothing\nSYSLOG_IDENTIFIER=tidemark-agent\n");
+}
+
 Test(journal, what_is_too_long_is_left_out_as_a_whole)
 {
 	char big[5000];
