@@ -12,9 +12,10 @@
 #include "server/store/internal.h"
 #include "server/store/space.h"
 
-#define BATCH (8u << 20) /* bytes of cells copied between two flushes */
-#define SMALL_SHARE \
-	16u /* a pack below a sixteenth of the limit is small; so many small ones are merged */
+#define BATCH      (8u << 20) /* bytes of cells copied between two flushes */
+#define DEAD_SHARE 7u         /* of what is alive a seventh may be dead */
+/* a pack below a sixteenth of the limit is small; so many small ones are merged */
+#define SMALL_SHARE 16u
 
 /* ---- Compaction ---- */
 
@@ -245,9 +246,41 @@ static int count(struct collector *c, enum cf cf, const char *key, const struct 
 	return 0;
 }
 
+static uint64_t dead_in(const struct pile *p)
+{
+	uint64_t used = p->size > PACK_HEADER_LEN ? p->size - PACK_HEADER_LEN : 0;
+
+	return used > p->live ? used - p->live : 0;
+}
+
+/*
+ * Many packs may be a little less than a third dead: of all that is alive not more than so much may be dead. Those that are most dead go first,
+ * and none that is hardly dead: it would be copied for nothing.
+ */
+static void choose_more(struct collector *c, uint64_t budget)
+{
+	static const uint8_t parts[] = {3, 4, 5, 6, 8};
+	uint64_t dead = 0, live = 0, own;
+
+	for (size_t i = 0; i < c->n; i++) {
+		live += c->p[i].live;
+		dead += c->p[i].move ? 0 : dead_in(&c->p[i]);
+	}
+	for (size_t k = 0; k < sizeof(parts); k++)
+		for (size_t i = 0; i < c->n && dead * DEAD_SHARE > live; i++) {
+			own = dead_in(&c->p[i]);
+			if (c->p[i].move || c->p[i].keep || c->p[i].live > budget ||
+				own * parts[k] < own + c->p[i].live)
+				continue;
+			c->p[i].move = 1;
+			budget -= c->p[i].live;
+			dead -= own;
+		}
+}
+
 static void choose(struct collector *c)
 {
-	uint64_t budget = c->o->copy_max ? c->o->copy_max : 1ull << 30, small_size, used;
+	uint64_t budget = c->o->copy_max ? c->o->copy_max : 1ull << 30, small_size;
 	size_t small = 0;
 
 	small_size = c->st->o.pack_bytes / SMALL_SHARE;
@@ -256,17 +289,17 @@ static void choose(struct collector *c)
 	for (size_t i = 0; i < c->n; i++) {
 		struct pile *p = &c->p[i];
 
-		used = p->size > PACK_HEADER_LEN ? p->size - PACK_HEADER_LEN : 0;
 		c->r->live_bytes += p->live;
-		c->r->dead_bytes += used > p->live ? used - p->live : 0;
+		c->r->dead_bytes += dead_in(p);
 		if (p->keep || p->live > budget)
 			continue;
-		if (p->live * 3 >= used * 2 && p->live &&
+		if (p->live >= dead_in(p) * 2 && p->live &&
 			!(p->size < small_size && small > SMALL_SHARE))
 			continue;
 		p->move = 1;
 		budget -= p->live;
 	}
+	choose_more(c, budget);
 }
 
 /* ---- Copying ---- */
