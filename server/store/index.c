@@ -140,6 +140,8 @@ int index_open(struct index *ix, const char *path, const struct index_conf *c, s
 	ix->cache = rocksdb_cache_create_lru(c->cache_bytes);
 	ix->opts = rocksdb_options_create();
 	tune_db(ix, c);
+	if (c->stats)
+		rocksdb_options_enable_statistics(ix->opts);
 	for (int i = 0; i < CF_N; i++) {
 		ix->cf_opts[i] = rocksdb_options_create();
 		tune_family(ix, i, c);
@@ -231,4 +233,26 @@ int index_iter_error(rocksdb_iterator_t *it, struct tm_err *err)
 
 	rocksdb_iter_get_error(it, &msg);
 	return msg ? index_fail(err, "cannot read", msg) : 0;
+}
+
+/* The number behind NAME and, in its line, behind WORD. */
+static uint64_t figure(const char *text, const char *name, const char *word)
+{
+	const char *at = strstr(text, name), *end = at ? strchr(at, '\n') : NULL;
+
+	at = at ? strstr(at, word) : NULL;
+	return at && (!end || at < end) ? strtoull(at + strlen(word), NULL, 10) : 0;
+}
+
+void index_io(struct index *ix, struct store_io *io)
+{
+	char *text = rocksdb_options_statistics_get_string(ix->opts);
+
+	if (!text)
+		return;
+	io->log = figure(text, "rocksdb.wal.bytes", "COUNT : ");
+	io->flushed = figure(text, "rocksdb.flush.write.bytes", "COUNT : ");
+	io->compacted = figure(text, "rocksdb.compact.write.bytes", "COUNT : ");
+	io->compact_us = figure(text, "rocksdb.compaction.times.cpu_micros", "SUM : ");
+	rocksdb_free(text);
 }

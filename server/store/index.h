@@ -50,7 +50,7 @@ struct index {
 
 struct index_conf {
 	uint64_t cache_bytes, buffer_bytes;
-	int read_only, create;
+	int read_only, create, stats;
 	rocksdb_compactionfilterfactory_t *(*filter)(
 		void *arg); /* NULL = none; made once per family */
 	void *filter_arg;
@@ -68,6 +68,8 @@ int index_fail(struct tm_err *err, const char *what, char *msg);
 /* 1: found, *val malloc'd by RocksDB (rocksdb_free). 0: not there. */
 int index_get(struct index *ix, enum cf cf, const void *key, size_t klen, char **val, size_t *vlen,
 	struct tm_err *err);
+/* What the engine has written since opening, if it counts. */
+void index_io(struct index *ix, struct store_io *io);
 rocksdb_iterator_t *index_iter(struct index *ix, enum cf cf, int total);
 /* The iterator's error, if any; an iterator that ended without one gives 0. */
 int index_iter_error(rocksdb_iterator_t *it, struct tm_err *err);

@@ -72,6 +72,7 @@ struct packs {
 	struct pack *bucket[PACK_BUCKETS];
 	struct pack *current[64]; /* being appended to: 0 = shared, else a disk's own */
 	uint32_t ncurrent, nopen;
+	_Atomic uint64_t written; /* bytes, since opening */
 	uint32_t next_no, reserved_no;
 	int (*reserve)(
 		void *arg, uint32_t no, struct tm_err *err); /* makes numbers below no durable */

@@ -252,6 +252,7 @@ static struct pack *create(struct packs *ps, uint32_t disk, struct tm_err *err)
 	}
 	ps->next_no++;
 	p->end = PACK_HEADER_LEN;
+	ps->written += PACK_HEADER_LEN;
 	p->writable = 1;
 	return p;
 }
@@ -322,6 +323,7 @@ int packs_append(struct packs *ps, uint32_t own, uint32_t disk, uint64_t seq, co
 	if (!p)
 		return -err->code;
 	ret = write_run(p, &h, cells, at, err);
+	ps->written += sizeof(h) + len;
 	if (!ret)
 		write_out(p, at, at + sizeof(h) + len);
 	pthread_mutex_lock(&ps->lock);

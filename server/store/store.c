@@ -377,6 +377,18 @@ static void pack_totals(struct store *st, struct store_info *info)
 		closedir(d);
 }
 
+void store_io(struct store *st, struct store_io *io)
+{
+	struct tm_err none;
+
+	memset(io, 0, sizeof(*io));
+	io->packs = st->packs.written;
+	if (index_enter(st, &none))
+		return;
+	index_io(&st->ix, io);
+	index_leave(st);
+}
+
 int store_info(struct store *st, struct store_info *info, struct tm_err *err)
 {
 	struct timespec now;

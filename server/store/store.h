@@ -37,6 +37,7 @@ struct store_opts {
 	uint64_t pack_bytes;   /* packs are sealed at this size; 0 = 1 GiB */
 	uint32_t items_max;    /* index entries an attempt may hold in memory; 0 = 65,536 (3 MiB) */
 	uint32_t own_pack_mib; /* an epoch's disk gets a pack of its own beyond this; 0 = 16 */
+	uint8_t stats;         /* 1: the engine counts for store_io(); costs some processor time */
 };
 
 struct store_info {
@@ -70,6 +71,14 @@ void store_interrupt(struct store *st);
 void store_close(struct store *st);
 
 int store_info(struct store *st, struct store_info *info, struct tm_err *err);
+
+/* Bytes written since opening. Those of the index are counted only if opts.stats, else 0. */
+struct store_io {
+	uint64_t packs; /* cells received or copied, with their headers */
+	uint64_t log, flushed, compacted;
+	uint64_t compact_us; /* processor time of the index's compaction */
+};
+void store_io(struct store *st, struct store_io *io);
 
 /* ---- Machines and disks ---------------------------------------------------------------------------------------------- */
 
