@@ -292,12 +292,14 @@ static void made_round(struct agent *a, struct kmod *k)
 		(unsigned long long)(k->epoch_blocks * TM_BLOCK));
 }
 
-static void made(struct agent *a, struct kmod *k, bool catchup, int ret, const struct tm_err *err)
+/* The interval is from cut to cut: what shipping and the network take must not lengthen it. */
+static void made(struct agent *a, struct kmod *k, uint64_t begun, bool catchup, int ret,
+	const struct tm_err *err)
 {
 	uint64_t interval = session_welcome(a->session)->interval_ms * TM_MS;
 	uint64_t now = tm_mono_ns();
 
-	k->next_cut = now + (interval ? interval : TM_SEC);
+	k->next_cut = begun + (interval ? interval : TM_SEC);
 	if (!ret && catchup) {
 		made_round(a, k);
 		return;
@@ -349,7 +351,7 @@ static void kmod_tracker_step(struct agent *a, uint64_t now, uint64_t *until)
 	pthread_mutex_unlock(&a->lock);
 	ret = epoch_make(a, k, catchup, &err);
 	pthread_mutex_lock(&a->lock);
-	made(a, k, catchup, ret, &err);
+	made(a, k, now, catchup, ret, &err);
 	agent_wake(a);
 }
 
