@@ -108,6 +108,13 @@ static int go_on(struct session *s, const struct tm_msg_attempt_begin *in, struc
 		pthread_mutex_unlock(&m->lock);
 		return refuse(r, TM_E_STALE, in->attempt, "there is no such attempt to go on with");
 	}
+	/* What a resync left out was the same for who compared it, and nobody else knows when that was. */
+	if (a->kind == TM_ATTEMPT_RESYNC &&
+		(in->fresh || !tm_uuid_equal(a->instance, s->instance))) {
+		pthread_mutex_unlock(&m->lock);
+		return refuse(r, TM_E_STALE, in->attempt,
+			"a comparison by checksum is not gone on with by another process");
+	}
 	a->session = s->id;
 	/* Frames that another process sent are nothing that this one can account for. */
 	if (in->fresh || !tm_uuid_equal(a->instance, s->instance))

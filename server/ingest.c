@@ -144,8 +144,9 @@ static void note_blocks(struct attempt *a, const struct tm_in_data *data)
 	for (size_t at = 0; at < data->len;) {
 		const struct tm_cell *cell = (const void *)(data->cells + at);
 
-		if (a->blocks.n < EXTENTS_MAX)
-			tm_extents_add(&a->blocks, cell->block, cell->count); /* else sent twice */
+		if (a->blocks.n >= EXTENTS_MAX ||
+			tm_extents_add(&a->blocks, cell->block, cell->count))
+			a->uncounted = true; /* sent twice */
 		at += sizeof(*cell) + cell->len;
 	}
 }

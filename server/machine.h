@@ -52,7 +52,8 @@ struct attempt {
 	uint32_t ndisks;
 	struct tm_extents
 		blocks; /* INITIAL: what the open part, and a part that failed for lack of space, holds */
-	bool again; /* the flush of the part before failed for lack of space */
+	bool uncounted; /* INITIAL: not all that came is in `blocks` */
+	bool again;     /* the flush of the part before failed for lack of space */
 	uint64_t bytes;
 };
 
@@ -96,6 +97,7 @@ struct machine {
 	char agent[TM_NAME_MAX + 1]; /* its version */
 	uint64_t received;           /* bytes of cells since the daemon started */
 	uint64_t epochs, points;     /* committed since then */
+	uint64_t compacted;          /* the keeper's: monotonic ns */
 };
 
 /* Loads every machine of the catalog, and what the store knows of it. */

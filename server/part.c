@@ -29,8 +29,8 @@ static void settle(struct machine *m, struct attempt *a, struct part *p, int ret
 	if (ret == 0) {
 		a->complete = p->last;
 	} else if (ret == -ENOSPC) {
-		tm_extents_merge(
-			&a->blocks, &p->blocks); /* without memory they are only sent twice */
+		if (tm_extents_merge(&a->blocks, &p->blocks))
+			a->uncounted = true; /* they are only sent twice */
 		a->again = true;
 	} else {
 		a->closed = a->lost = true;
@@ -77,6 +77,42 @@ static struct store_range *ranges_of(const struct tm_extents *set, size_t *n)
 }
 
 /*
+ * Before an initial sync counts as complete every block of the disk must have come: cells, zeros or unreadable ones, in this part or in one that is
+ * durable. A point of it would show zeros for what is missing. Caller holds m->lock.
+ */
+static int check_covered(
+	struct machine *m, struct attempt *a, const struct disk *d, struct refusal *r)
+{
+	CLEANUP_FREE struct store_range *done = NULL;
+	uint64_t blocks = (d->c.size + TM_BLOCK - 1) / TM_BLOCK, seq;
+	struct tm_extents all;
+	struct tm_extent e;
+	struct tm_err err;
+	uint32_t part;
+	size_t n = 0;
+	int rc = store_attempt_resume(m->server->store, d->no, TM_ATTEMPT_INITIAL, a->tracking,
+		&seq, &done, &n, &part, &err);
+
+	if (rc || seq != a->seq)
+		return refuse(r, TM_E_STALE, a->seq, "the attempt is unknown or has ended");
+	tm_extents_init(&all);
+	for (size_t i = 0; !rc && i < n; i++)
+		rc = tm_extents_add(&all, done[i].block, done[i].count);
+	if (!rc)
+		rc = tm_extents_merge(&all, &a->blocks);
+	if (rc)
+		refuse(r, TM_E_BUSY, a->seq, "out of memory");
+	else if (tm_extents_next_gap(&all, 0, blocks, &e))
+		rc = refuse(r, TM_E_STATE, a->seq,
+			"disk %s: the initial sync is not whole, block %llu and %llu more are missing",
+			d->c.name, (unsigned long long)e.start,
+			(unsigned long long)(blocks - 1 -
+					     (all.blocks < blocks ? all.blocks : blocks - 1)));
+	tm_extents_clear(&all);
+	return rc ? -1 : 0;
+}
+
+/*
  * Checks the part against what was received and closes it: from here on frames belong to the next one. A part whose flush failed for lack
  * of space is committed again by the same message. 1: there is nothing left to do. Caller holds m->lock.
  */
@@ -108,6 +144,9 @@ static int close_part(struct session *s, const struct tm_msg_part_commit *in, st
 			in->frames);
 	if ((f ? f->digest : 0) != in->digest || (!in->frames && f && f->set.n))
 		return refuse(r, TM_E_DAMAGED, in->attempt, "the frames' digest differs");
+	if (a->kind == TM_ATTEMPT_INITIAL && in->last && !a->uncounted &&
+		check_covered(m, a, machine_disk(m, in->handle), r))
+		return -1;
 	attempt_forget(a);
 	a->part++;
 	pthread_cond_broadcast(&m->changed);

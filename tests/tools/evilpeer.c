@@ -6,6 +6,7 @@
  * Speaks the real protocol with real certificates. Exit 0: the server refused, in time, what it had to; else 1 with a line that says what
  * went through. SECONDS: how long the server may take to cut off (default 20).
  */
+#include "server/frames.h"
 #include "tests/fuzz/parse-any.h"
 #include "tests/tools/evilpeer.h"
 
@@ -165,6 +166,116 @@ static void mode_stale(void)
 	tm_conn_put(c);
 }
 
+/* Zeros over blocks [from, to) as one frame of the open part; gives its digest. */
+static uint64_t zeros(struct tm_conn *d, struct tm_msg_data m, uint64_t from, uint64_t to)
+{
+	char cells[sizeof(struct tm_cell)];
+	size_t len = tm_cell_encode_empty(from, (uint32_t)(to - from), TM_CODEC_ZERO, cells);
+	uint64_t digest = frames_digest(m.frame, cells, len);
+	struct tm_out out;
+
+	m.ncells = 1;
+	send_msg(d, tm_build_data(&out, &m, cells, len, &err), &out);
+	free(want(d, TM_MSG_ACK, &len));
+	return digest;
+}
+
+/* An ERROR that says it, with its code. */
+static void refused(struct tm_conn *c, uint16_t code, const char *text)
+{
+	struct tm_in_error in;
+	size_t len;
+	void *body = want(c, TM_MSG_ERROR, &len);
+
+	if (tm_parse_error(body, len, &in, &err) < 0)
+		die("%s", err.msg);
+	if (in.m->code != code || !strstr(in.text, text))
+		die("refused with %u, %s, not %u, %s", in.m->code, in.text, code, text);
+	free(body);
+}
+
+static uint64_t begin_kind(struct tm_conn *c, struct tm_msg_attempt_begin b)
+{
+	struct tm_in_attempt attempt;
+	struct tm_out out;
+	uint64_t seq;
+	size_t len;
+	void *body;
+
+	send_msg(c, tm_build_attempt_begin(&out, &b, &err), &out);
+	body = want(c, TM_MSG_ATTEMPT, &len);
+	if (tm_parse_attempt(body, len, &attempt, &err) < 0)
+		die("%s", err.msg);
+	seq = attempt.m->attempt;
+	free(body);
+	return seq;
+}
+
+/* The first point of the disk, from a complete initial sync. */
+static void first_point(struct tm_conn *c, uint32_t handle, uint64_t piece)
+{
+	struct tm_msg_attempt_begin b = {.kind = TM_ATTEMPT_EPOCH};
+	struct tm_msg_epoch_commit m = {.kind = TM_POINT_CRASH};
+	struct tm_epoch_disk e = {.handle = handle, .size = 1 << 20};
+	struct tm_out out;
+	size_t len;
+
+	memcpy(b.id.tracking, tracking, TM_UUID);
+	b.id.cut = 1;
+	tm_uuid_new(b.id.nonce);
+	m.id = b.id;
+	m.attempt = begin_kind(c, b);
+	send_msg(c, tm_build_epoch_commit(&out, &m, &e, 1, &piece, 1, "", "", &err), &out);
+	free(want(c, TM_MSG_EPOCH_DONE, &len));
+}
+
+/* A sync that leaves blocks out, and a comparison that another process goes on with. */
+static void mode_halves(void)
+{
+	struct tm_msg_attempt_begin b = {.kind = TM_ATTEMPT_RESYNC, .fresh = 1};
+	struct tm_msg_part_commit p = {.frames = 1, .last = 1};
+	struct tm_msg_data m = {.part = 0};
+	struct tm_conn *c, *d;
+	uint64_t number;
+	uint32_t handle;
+	struct tm_out out;
+	size_t len;
+
+	c = session(&number);
+	m.attempt = p.attempt = begin_attempt(c, &handle);
+	p.handle = m.handle = handle;
+	d = data_connection(number);
+	p.digest = zeros(d, m, 0, 199);
+	send_msg(c, tm_build_part_commit(&out, &p, &err), &out);
+	refused(c, TM_E_STATE, "block 199 and 56 more are missing");
+	/* The part is still open: the blocks come after all, in parts. */
+	m.frame = 1;
+	p.digest += zeros(d, m, 200, 256);
+	p.frames = 2;
+	p.last = 0;
+	send_msg(c, tm_build_part_commit(&out, &p, &err), &out);
+	free(want(c, TM_MSG_PART_DONE, &len));
+	p = (struct tm_msg_part_commit){
+		.attempt = m.attempt, .handle = m.handle, .part = 1, .last = 1};
+	send_msg(c, tm_build_part_commit(&out, &p, &err), &out);
+	refused(c, TM_E_STATE, "block 199 and 0 more are missing");
+	m.part = 1;
+	m.frame = 0;
+	p.digest = zeros(d, m, 199, 200);
+	p.frames = 1;
+	send_msg(c, tm_build_part_commit(&out, &p, &err), &out);
+	free(want(c, TM_MSG_PART_DONE, &len));
+	first_point(c, m.handle, m.attempt);
+
+	b.handle = m.handle;
+	b.attempt =
+		begin_kind(c, (struct tm_msg_attempt_begin){.kind = b.kind, .handle = b.handle});
+	send_msg(c, tm_build_attempt_begin(&out, &b, &err), &out);
+	refused(c, TM_E_STALE, "another process");
+	tm_conn_put(d);
+	tm_conn_put(c);
+}
+
 static void mode_lengths(void)
 {
 	static const uint32_t lengths[] = {0xffffffff, 0x80000000, TM_FRAME_MAX + 1};
@@ -319,6 +430,7 @@ static const struct {
 	{"header", mode_header},           /* bits of a frame's header flipped in turn */
 	{"data", mode_data},               /* bytes of a DATA frame flipped in turn */
 	{"stale", mode_stale},             /* a late frame of an aborted attempt */
+	{"halves", mode_halves},           /* a sync with gaps; a comparison gone on with */
 	{"lengths", mode_lengths},         /* up to 4 GiB */
 	{"never-reads", mode_never_reads},
 	{"trickles", mode_trickles},
