@@ -10,9 +10,10 @@
 #include "common/clock.h"
 #include "common/log.h"
 
-#define DROP_MAX   512u           /* points in one durable step */
-#define COLLECT_NS (600 * TM_SEC) /* between walks over the index, unless space is short */
-#define COPY_RATE  (64ull << 20)
+#define DROP_MAX 512u           /* points in one durable step */
+#define PAUSE_NS (600 * TM_SEC) /* between two compactions of a machine, unless space is short */
+#define LONG_NS  (24 * 3600 * TM_SEC) /* after that also for little */
+#define WORTH    2u /* bytes dropped that are worth one byte of index to be gone through */
 
 struct keeper {
 	struct server *s;
@@ -20,8 +21,7 @@ struct keeper {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool stop;          /* lock */
-	uint64_t collected; /* the thread's: monotonic ns of the last walk */
-	bool dropped;       /* the thread's: points have gone since then */
+	uint64_t collected; /* the thread's: monotonic ns of the last collection */
 };
 
 static bool stopping(struct keeper *k)
@@ -42,8 +42,6 @@ static void keep_machine(struct keeper *k, struct machine *m)
 	for (at = 0; !rc && at < n && !stopping(k); at += step) {
 		step = n - at < DROP_MAX ? n - at : DROP_MAX;
 		rc = store_points_drop(k->s->store, m->uuid, seqs + at, step, &err);
-		if (rc == 0)
-			k->dropped = true;
 	}
 	if (rc == -EPERM)
 		return; /* one has been pinned meanwhile: the next plan knows */
@@ -55,17 +53,37 @@ static void keep_machine(struct keeper *k, struct machine *m)
 			"machine %s: %zu points dropped by its policy", m->name, n);
 }
 
-/* Has the index forget what nobody sees, and packs with it. */
-static void reclaim(struct keeper *k)
+/*
+ * Has the machine's part of the index forget what nobody sees, if enough has been dropped: what is written for it is then in proportion to
+ * what has been received.
+ */
+static bool compact(struct keeper *k, struct machine *m, bool full)
 {
-	struct store_collect_opts opts = {.rate = COPY_RATE};
+	uint64_t since = tm_mono_ns() - m->compacted, debt, cost;
+	struct tm_err err;
+	int rc;
+
+	if (since < PAUSE_NS && !full)
+		return false;
+	rc = store_debt(k->s->store, m->uuid, &debt, &cost, &err);
+	if (rc || !debt || (!full && debt / WORTH < cost && since < LONG_NS))
+		return false;
+	rc = store_compact(k->s->store, m->uuid, &err);
+	if (rc && rc != -EBUSY && rc != -ECANCELED)
+		tm_log(TM_LOG_WARNING, "machine %s: its index is not compacted: %s", m->name,
+			err.msg);
+	m->compacted = tm_mono_ns();
+	return rc == 0;
+}
+
+static void collect(struct keeper *k)
+{
+	struct store_collect_opts opts = {.rate = k->s->conf.reclaim, .lazy = 1};
 	struct store_collected got = {.packs = 0};
 	struct tm_err err;
-	int rc = store_compact(k->s->store, NULL, &err);
+	int rc = store_collect(k->s->store, &opts, &got, &err);
 
-	if (!rc && !stopping(k))
-		rc = store_collect(k->s->store, &opts, &got, &err);
-	if (rc && rc != -EBUSY)
+	if (rc && rc != -EBUSY && rc != -ECANCELED)
 		tm_log(TM_LOG_WARNING, "space is not reclaimed: %s", err.msg);
 	if (got.freed_bytes)
 		tm_log(TM_LOG_INFO, "%" PRIu64 " MiB freed, %" PRIu64 " MiB copied",
@@ -73,25 +91,24 @@ static void reclaim(struct keeper *k)
 	if (got.damaged)
 		tm_log(TM_LOG_ERR, "%" PRIu64 " packs hold damaged cells: run serverctl scrub",
 			got.damaged);
+	k->collected = tm_mono_ns();
 }
 
 static void pass(struct keeper *k)
 {
 	struct server *s = k->s;
-	uint64_t now = tm_mono_ns();
-	bool full = __atomic_load_n(&s->full, __ATOMIC_RELAXED);
-	struct machine *m;
+	bool full = __atomic_load_n(&s->full, __ATOMIC_RELAXED), compacted = false;
+	struct machine *first, *m;
 
 	pthread_mutex_lock(&s->lock);
-	m = s->machines; /* the list only grows at its head */
+	first = s->machines; /* the list only grows at its head */
 	pthread_mutex_unlock(&s->lock);
-	for (; m && !stopping(k); m = m->next)
+	for (m = first; m && !stopping(k); m = m->next)
 		keep_machine(k, m);
-	if (stopping(k) || (!full && (!k->dropped || now - k->collected < COLLECT_NS)))
-		return;
-	k->dropped = false;
-	reclaim(k);
-	k->collected = tm_mono_ns();
+	for (m = first; m && !stopping(k); m = m->next)
+		compacted |= compact(k, m, full);
+	if (!stopping(k) && (compacted || full || tm_mono_ns() - k->collected > PAUSE_NS))
+		collect(k);
 }
 
 static void *run(void *arg)

@@ -248,6 +248,7 @@ static struct machine *machine_new(struct server *s, const struct catalog_machin
 	if (!m)
 		return NULL;
 	m->server = s;
+	m->compacted = tm_mono_ns();
 	memcpy(m->uuid, c->uuid, TM_UUID);
 	tm_uuid_format(m->uuid, m->name);
 	memcpy(m->host, c->host, sizeof(m->host));

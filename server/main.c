@@ -57,6 +57,9 @@ static const struct tm_setting settings[] = {
 		"store", "reserve", TM_SET_SIZE, struct server_conf, reserve, 0, 1ull << 50, "0"),
 	TM_SETTING("store", "retention", TM_SET_DURATION, struct server_conf, retention,
 		100 * TM_MS, 86400 * TM_SEC, "60s"),
+	/* Below the least the index could not keep pace with what comes in. */
+	TM_SETTING("store", "reclaim_rate", TM_SET_SIZE, struct server_conf, reclaim, 16u << 20,
+		1ull << 40, "64M"),
 	TM_SETTING("store", "cache", TM_SET_SIZE, struct server_conf, cache, 1u << 20, 1ull << 40,
 		"64M"),
 	{.section = NULL},

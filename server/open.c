@@ -53,7 +53,8 @@ static uint64_t reserve(const struct server *s)
 
 static int open_store(struct server *s, struct tm_err *err)
 {
-	struct store_opts opts = {.reserve_bytes = reserve(s), .cache_bytes = s->conf.cache};
+	struct store_opts opts = {
+		.reserve_bytes = reserve(s), .cache_bytes = s->conf.cache, .rate = s->conf.reclaim};
 	struct store_info info;
 	int rc = store_open(s->dir, &opts, &s->store, err);
 

@@ -37,6 +37,7 @@ struct server_conf {
 	uint64_t
 		reserve; /* bytes to keep free in the store's filesystem; 0 = 1/20 of it, 32 to 256 MiB */
 	uint64_t retention; /* ns between looks at the policies */
+	uint64_t reclaim;   /* bytes per second for getting space back */
 	uint64_t cache;     /* bytes of the index cache */
 };
 

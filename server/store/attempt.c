@@ -461,6 +461,7 @@ int store_abort(struct store *st, uint64_t seq, struct tm_err *err)
 {
 	struct attempt *a = get_open(st, seq, err);
 	rocksdb_writebatch_t *b;
+	struct machine *m;
 	int ret;
 
 	if (!a)
@@ -483,6 +484,9 @@ int store_abort(struct store *st, uint64_t seq, struct tm_err *err)
 		pthread_rwlock_wrlock(&st->lock);
 		if (!ret)
 			ret = vis_set(st, a->seq, NEVER, a->disk, VIS_ENDED, err);
+		m = machine_find(st, a->machine);
+		if (m)
+			m->debt += a->bytes + 1;
 		pthread_rwlock_unlock(&st->lock);
 	}
 	attempt_put(st, a);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Getting space back: the engine's compaction with our filter, then packs that hold little that is alive.
+ * Getting space back: packs that hold little that is alive.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -9,95 +9,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "server/store/internal.h"
-#include "server/store/space.h"
+#include "server/store/collect.h"
 
-#define BATCH      (8u << 20) /* bytes of cells copied between two flushes */
-#define DEAD_SHARE 7u         /* of what is alive a seventh may be dead */
-/* a pack below a sixteenth of the limit is small; so many small ones are merged */
-#define SMALL_SHARE 16u
-
-/* ---- Compaction ---- */
-
-static int compact_disk(struct store *st, uint32_t no, struct tm_err *err)
-{
-	rocksdb_compactoptions_t *o;
-	char from[4], to[4];
-	int ret = index_enter(st, err);
-
-	if (ret)
-		return ret;
-	if (index_writable(&st->ix, err)) {
-		index_leave(st);
-		return -err->code;
-	}
-	o = rocksdb_compactoptions_create();
-	/* Flushes and automatic compactions go on beside it; the lowest level is gone through too, or nothing would be dropped there. */
-	rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
-	rocksdb_compactoptions_set_bottommost_level_compaction(o, 2);
-	put_be32(from, no);
-	put_be32(to, no + 1);
-	rocksdb_compact_range_cf_opt(st->ix.db, st->ix.cf[CF_CHUNK], o, from, 4, to, 4);
-	if (!atomic_load(&st->interrupted))
-		rocksdb_compact_range_cf_opt(st->ix.db, st->ix.cf[CF_BLOCK], o, from, 4, to, 4);
-	rocksdb_compactoptions_destroy(o);
-	index_leave(st);
-	return 0;
-}
-
-int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
-{
-	struct squash *q;
-	uint32_t ndisks, i;
-	int ret = 0, mine;
-
-	if (atomic_exchange(&st->compacting, 1))
-		return tm_fail(err, EBUSY, "the index is being compacted already");
-	pthread_rwlock_rdlock(&st->lock);
-	ndisks = st->ndisks;
-	pthread_rwlock_unlock(&st->lock);
-	for (i = 1; !ret && i < ndisks && !atomic_load(&st->interrupted); i++) {
-		pthread_rwlock_rdlock(&st->lock);
-		mine = st->disks[i] &&
-		       (!machine || !memcmp(st->disks[i]->machine, machine, TM_UUID));
-		pthread_rwlock_unlock(&st->lock);
-		if (mine) {
-			q = squash_begin(st, i, err);
-			ret = q ? squash_end(q) : -err->code;
-		}
-		if (mine && !ret)
-			ret = compact_disk(st, i, err);
-	}
-	atomic_store(&st->compacting, 0);
-	return ret;
-}
+#define BATCH        (8u << 20) /* bytes of cells copied between two flushes */
+#define ITER_ENTRIES (1u << 12) /* that an iterator serves */
 
 /* ---- Which packs ---- */
-
-struct pile {
-	uint32_t no, disk;
-	uint64_t size, live;
-	uint8_t keep; /* not to be moved now: an entry in it can't be */
-	uint8_t move;
-};
-
-struct collector {
-	struct store *st;
-	const struct store_collect_opts *o;
-	struct store_collected *r;
-	struct pile *p; /* ascending by number */
-	size_t n, room;
-	struct vis *vis;
-	size_t nvis;
-	uint8_t *disk; /* by number: is there one? */
-	uint32_t ndisks, next_disk;
-	struct tm_err *err;
-	/* copying */
-	rocksdb_writebatch_t *b;
-	struct touched *out;
-	size_t nout;
-	uint64_t pending;
-};
 
 static struct pile *pile_of(struct collector *c, uint32_t no)
 {
@@ -201,25 +118,54 @@ static int snapshot(struct collector *c)
 	return c->vis && c->disk ? 0 : tm_fail(c->err, ENOMEM, "out of memory");
 }
 
-/* Calls fn for every entry with data of one family. */
+/* An entry with data, and what the walk costs. */
+static int visit(struct collector *c, enum cf cf, const char *key, const char *val, size_t len,
+	int (*fn)(struct collector *c, enum cf cf, const char *key, const struct loc *l))
+{
+	struct loc l;
+	int ret = pace_pay(c->st, &c->pace, KEY_LEN + sizeof(l), c->err);
+
+	if (ret || len != sizeof(l))
+		return ret;
+	memcpy(&l, val, sizeof(l));
+	return loc_has_data(&l) ? fn(c, cf, key, &l) : 0;
+}
+
+/*
+ * Calls fn for every entry with data of one family. Now and then with a new iterator: an old one keeps files that compaction has replaced. That
+ * shows entries that are gone meanwhile no more, and none that is new and lies in a pack of ours.
+ */
 static int each_entry(struct collector *c, enum cf cf,
 	int (*fn)(struct collector *c, enum cf cf, const char *key, const struct loc *l))
 {
 	rocksdb_iterator_t *it = index_iter(&c->st->ix, cf, 1);
 	const char *key, *val;
+	char from[KEY_LEN];
 	size_t klen, len;
-	struct loc l;
+	uint32_t n = 0;
 	int ret = 0;
 
-	for (rocksdb_iter_seek_to_first(it); !ret && rocksdb_iter_valid(it);
-		rocksdb_iter_next(it)) {
+	rocksdb_iter_seek_to_first(it);
+	for (; !ret && rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
 		key = rocksdb_iter_key(it, &klen);
 		val = rocksdb_iter_value(it, &len);
-		if (klen != KEY_LEN || len != sizeof(l))
+		if (klen != KEY_LEN)
 			continue;
-		memcpy(&l, val, sizeof(l));
-		if (loc_has_data(&l) && !(ret = store_ending(c->st, c->err)))
-			ret = fn(c, cf, key, &l);
+		if (++n == ITER_ENTRIES) {
+			n = 0;
+			memcpy(from, key, KEY_LEN);
+			ret = index_iter_error(it, c->err);
+			rocksdb_iter_destroy(it);
+			it = index_iter(&c->st->ix, cf, 1);
+			rocksdb_iter_seek(it, from, KEY_LEN);
+			if (ret || !rocksdb_iter_valid(it))
+				break;
+			key = rocksdb_iter_key(it, &klen);
+			val = rocksdb_iter_value(it, &len);
+			if (klen != KEY_LEN)
+				continue;
+		}
+		ret = visit(c, cf, key, val, len, fn);
 	}
 	if (!ret)
 		ret = index_iter_error(it, c->err);
@@ -246,76 +192,7 @@ static int count(struct collector *c, enum cf cf, const char *key, const struct 
 	return 0;
 }
 
-static uint64_t dead_in(const struct pile *p)
-{
-	uint64_t used = p->size > PACK_HEADER_LEN ? p->size - PACK_HEADER_LEN : 0;
-
-	return used > p->live ? used - p->live : 0;
-}
-
-/*
- * Many packs may be a little less than a third dead: of all that is alive not more than so much may be dead. Those that are most dead go first,
- * and none that is hardly dead: it would be copied for nothing.
- */
-static void choose_more(struct collector *c, uint64_t budget)
-{
-	static const uint8_t parts[] = {3, 4, 5, 6, 8};
-	uint64_t dead = 0, live = 0, own;
-
-	for (size_t i = 0; i < c->n; i++) {
-		live += c->p[i].live;
-		dead += c->p[i].move ? 0 : dead_in(&c->p[i]);
-	}
-	for (size_t k = 0; k < sizeof(parts); k++)
-		for (size_t i = 0; i < c->n && dead * DEAD_SHARE > live; i++) {
-			own = dead_in(&c->p[i]);
-			if (c->p[i].move || c->p[i].keep || c->p[i].live > budget ||
-				own * parts[k] < own + c->p[i].live)
-				continue;
-			c->p[i].move = 1;
-			budget -= c->p[i].live;
-			dead -= own;
-		}
-}
-
-static void choose(struct collector *c)
-{
-	uint64_t budget = c->o->copy_max ? c->o->copy_max : 1ull << 30, small_size;
-	size_t small = 0;
-
-	small_size = c->st->o.pack_bytes / SMALL_SHARE;
-	for (size_t i = 0; i < c->n; i++)
-		small += c->p[i].size < small_size;
-	for (size_t i = 0; i < c->n; i++) {
-		struct pile *p = &c->p[i];
-
-		c->r->live_bytes += p->live;
-		c->r->dead_bytes += dead_in(p);
-		if (p->keep || p->live > budget)
-			continue;
-		if (p->live >= dead_in(p) * 2 && p->live &&
-			!(p->size < small_size && small > SMALL_SHARE))
-			continue;
-		p->move = 1;
-		budget -= p->live;
-	}
-	choose_more(c, budget);
-}
-
 /* ---- Copying ---- */
-
-static void slow_down(struct collector *c, uint64_t bytes)
-{
-	struct timespec ts;
-	uint64_t ns;
-
-	if (!c->o->rate)
-		return;
-	ns = bytes * 1000 / (c->o->rate / 1000000 + 1);
-	ts.tv_sec = (time_t)(ns / 1000000000);
-	ts.tv_nsec = (long)(ns % 1000000000);
-	nanosleep(&ts, NULL);
-}
 
 /* What was copied is durable, then the index says where it lies now. */
 static int settle(struct collector *c)
@@ -336,7 +213,8 @@ static int settle(struct collector *c)
 	for (size_t i = 0; i < c->nout; i++)
 		pack_put(&c->st->packs, c->out[i].pack);
 	c->nout = 0;
-	slow_down(c, c->pending);
+	if (!ret)
+		ret = pace_pay(c->st, &c->pace, c->pending, c->err);
 	c->pending = 0;
 	return ret;
 }
@@ -398,10 +276,10 @@ static int move(struct collector *c, enum cf cf, const char *key, const struct l
 		c->r->damaged++;
 		return 0;
 	}
-	ret = store_space(c->st, c->err);
-	if (!ret)
-		ret = packs_append(&c->st->packs, p->disk, key_disk(key), key_seq(key), cell, len,
-			&out, &off, &mark, c->err);
+	if (!c->pending && !collect_room(c))
+		return tm_fail(c->err, ENOSPC, "no room for copying what is alive");
+	ret = packs_append(&c->st->packs, p->disk, key_disk(key), key_seq(key), cell, len, &out,
+		&off, &mark, c->err);
 	if (ret)
 		return ret;
 	to.pack = out->no;
@@ -439,6 +317,7 @@ static int remove_pack(struct collector *c, struct pile *p)
 		ret = tm_fail_errno(c->err, "cannot remove pack %s", name);
 	pthread_mutex_unlock(&st->checkpoint_lock);
 	if (!ret) {
+		ledger_gone(&st->ledger, p->no);
 		c->r->removed++;
 		c->r->freed_bytes += p->size;
 	}
@@ -447,15 +326,23 @@ static int remove_pack(struct collector *c, struct pile *p)
 
 static int collect(struct collector *c)
 {
+	struct ledger *l = &c->st->ledger;
 	int ret = list_packs(c), any = 0;
 
+	if (ret || (c->o->lazy && !collect_worth(c)))
+		return ret;
+	c->r->walked = 1;
+	c->r->live_bytes = c->r->dead_bytes = 0;
+	ledger_walk(l);
 	if (!ret)
 		ret = each_entry(c, CF_CHUNK, count);
 	if (!ret)
 		ret = each_entry(c, CF_BLOCK, count);
 	if (ret)
 		return ret;
-	choose(c);
+	for (size_t i = 0; i < c->n; i++)
+		ledger_counted(l, c->p[i].no, c->p[i].live);
+	collect_choose(c);
 	for (size_t i = 0; i < c->n; i++)
 		any |= c->p[i].move && c->p[i].live;
 	if (any)
@@ -467,6 +354,9 @@ static int collect(struct collector *c)
 	for (size_t i = 0; !ret && i < c->n; i++)
 		if (c->p[i].move)
 			ret = remove_pack(c, &c->p[i]);
+	l->settled = 1;
+	if (!ret)
+		ledger_walked(l);
 	return ret;
 }
 
@@ -479,6 +369,7 @@ int store_collect(struct store *st, const struct store_collect_opts *opts,
 		.st = st, .o = opts ? opts : &none, .r = result ? result : &ignored, .err = err};
 	int ret;
 
+	c.pace.rate = c.o->rate;
 	memset(c.r, 0, sizeof(*c.r));
 	if (atomic_exchange(&st->collecting, 1))
 		return tm_fail(err, EBUSY, "packs are being collected already");

@@ -90,6 +90,8 @@ static unsigned char filter_entry(void *state, int level, const char *key, size_
 	}
 	drop = judge(f, key, &l);
 	pthread_rwlock_unlock(&f->st->lock);
+	if (drop)
+		ledger_drop(&f->st->ledger, &l);
 	return (unsigned char)drop;
 }
 

@@ -65,6 +65,14 @@ static void tune_db(struct index *ix, const struct index_conf *c)
 	rocksdb_options_set_max_total_wal_size(o, 2 * c->buffer_bytes);
 	rocksdb_options_set_max_open_files(o, 500);
 	rocksdb_options_set_max_background_jobs(o, 2);
+	if (c->rate) {
+		/* Flushes come first; what compaction leaves of the rate is never nothing. */
+		rocksdb_ratelimiter_t *limit =
+			rocksdb_ratelimiter_create((int64_t)c->rate, 100000, 10);
+
+		rocksdb_options_set_ratelimiter(o, limit);
+		rocksdb_ratelimiter_destroy(limit);
+	}
 	/* Written out as it comes: a background flush must not stand in a commit's way. */
 	rocksdb_options_set_bytes_per_sync(o, 1 << 20);
 	rocksdb_options_set_skip_stats_update_on_db_open(o, 1);

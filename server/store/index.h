@@ -50,6 +50,7 @@ struct index {
 
 struct index_conf {
 	uint64_t cache_bytes, buffer_bytes;
+	uint64_t rate; /* bytes per second for flushes and compaction; 0 = unlimited */
 	int read_only, create, stats;
 	rocksdb_compactionfilterfactory_t *(*filter)(
 		void *arg); /* NULL = none; made once per family */

@@ -209,6 +209,9 @@ struct vis {
 struct machine {
 	struct machine *next;
 	uint8_t uuid[TM_UUID];
+	uint64_t
+		debt; /* bytes whose points were dropped or whose attempts were aborted since its compaction */
+	uint64_t settling; /* of these: what the compaction under way takes off */
 	uint8_t has_head;
 	struct tm_epoch_id head;
 	uint64_t head_seq;
@@ -237,6 +240,17 @@ struct request {
 	int ret;
 };
 
+#define LEDGER_BUCKETS 1024
+
+/* ledger.c; all functions lock it. */
+struct ledger {
+	pthread_mutex_t lock;
+	struct ledger_note *bucket[LEDGER_BUCKETS];
+	int64_t walked_s, begun_s; /* monotonic; 0 = not to be relied on */
+	size_t small;              /* the collector's: small packs that it could do nothing about */
+	uint8_t settled;           /* the collector's: `small` is to be counted anew */
+};
+
 /* The committer's, but for what it shows (index_lock). */
 struct reopening {
 	uint64_t tried_ns, pause_ns; /* monotonic; 0 = not tried in vain yet */
@@ -258,6 +272,7 @@ struct store {
 	atomic_int index_failed, full;
 	atomic_int interrupted; /* nothing is waited for any more: the owner is about to close */
 	struct reopening reopening;
+	struct ledger ledger;
 	atomic_int compacting, collecting, copying;
 	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
 	_Atomic uint64_t space_checked_ms, space_put; /* when, and bytes put since */
@@ -321,6 +336,35 @@ void store_index_shut(struct store *st);
 int store_ending(struct store *st, struct tm_err *err);
 /* -ENOSPC below the reserve (store.c). */
 int store_space(struct store *st, struct tm_err *err);
+
+/* pace.c: work that may take a while, at `rate` bytes per second (0: as fast as it goes). */
+struct pace {
+	uint64_t rate;
+	uint64_t owed,
+		next; /* bytes not slept for yet; monotonic ns before which nothing more is paid */
+};
+/* Sleeps as long as that many bytes are worth. -ECANCELED as store_ending(). */
+int pace_pay(struct store *st, struct pace *p, uint64_t bytes, struct tm_err *err);
+
+/* ledger.c: so many bytes of a pack have died; something died that nobody counted. */
+void ledger_dead(struct ledger *l, uint32_t no, uint64_t bytes);
+void ledger_unsure(struct ledger *l);
+/* A walk that counts all: begins, tells of each pack, has come to its end. What dies meanwhile counts as dead since. */
+void ledger_walk(struct ledger *l);
+void ledger_counted(struct ledger *l, uint32_t no, uint64_t live);
+void ledger_walked(struct ledger *l);
+void ledger_gone(struct ledger *l, uint32_t no);
+/* Has all been counted not too long ago? */
+int ledger_sure(struct ledger *l);
+/* What is alive in the pack, roughly; used: bytes of cells in it. */
+uint64_t ledger_live(struct ledger *l, uint32_t no, uint64_t used);
+void ledger_free(struct ledger *l);
+
+static inline void ledger_drop(struct ledger *l, const struct loc *loc)
+{
+	if (loc_has_data(loc))
+		ledger_dead(l, loc->pack, sizeof(struct tm_cell) + loc->len);
+}
 
 /* machine.c: call with st->lock held (for writing if they add). */
 struct machine *machine_find(struct store *st, const uint8_t uuid[TM_UUID]);

@@ -183,6 +183,7 @@ static int load_record(struct store *st, const char *key, size_t klen, const cha
 		return tm_fail(err, EBADMSG, "index: a head record is damaged");
 	memcpy(&h, val, sizeof(h));
 	m->has_head = 1;
+	m->debt = 1; /* what an earlier process left is not known */
 	m->head = h.id;
 	m->head_seq = h.seq;
 	m->head_arrival_ns = h.arrival_ns;

@@ -313,13 +313,14 @@ int store_point_pin(struct store *st, const uint8_t machine[TM_UUID], uint64_t s
 }
 
 static int check_drop(struct store *st, const uint8_t machine[TM_UUID], uint64_t seq,
-	uint64_t newest, struct tm_err *err)
+	uint64_t newest, uint64_t *bytes, struct tm_err *err)
 {
 	struct store_point *p;
 	int ret = point_read(&st->ix, machine, seq, &p, err);
 
 	if (ret)
 		return ret;
+	*bytes += p->bytes;
 	if (p->pinned)
 		ret = tm_fail(err, EPERM, "point %llu is pinned", (unsigned long long)seq);
 	else if (seq >= newest)
@@ -329,7 +330,7 @@ static int check_drop(struct store *st, const uint8_t machine[TM_UUID], uint64_t
 }
 
 static int drop_records(struct store *st, const uint8_t machine[TM_UUID], const uint64_t *seqs,
-	size_t n, uint64_t newest, struct tm_err *err)
+	size_t n, uint64_t newest, uint64_t *bytes, struct tm_err *err)
 {
 	rocksdb_writebatch_t *b;
 	char key[24];
@@ -339,7 +340,7 @@ static int drop_records(struct store *st, const uint8_t machine[TM_UUID], const 
 		return ret;
 	b = rocksdb_writebatch_create();
 	for (size_t i = 0; !ret && i < n; i++) {
-		ret = check_drop(st, machine, seqs[i], newest, err);
+		ret = check_drop(st, machine, seqs[i], newest, bytes, err);
 		point_key(key, machine, seqs[i]);
 		rocksdb_writebatch_delete_cf(b, st->ix.cf[CF_POINT], key, sizeof(key));
 	}
@@ -360,7 +361,7 @@ static int ascending(const void *x, const void *y)
 int store_points_drop(struct store *st, const uint8_t machine[TM_UUID], const uint64_t *seqs,
 	size_t n, struct tm_err *err)
 {
-	uint64_t *sorted = malloc((n + 1) * sizeof(*sorted)), newest = 0;
+	uint64_t *sorted = malloc((n + 1) * sizeof(*sorted)), newest = 0, bytes = 1;
 	struct machine *m;
 	int ret;
 
@@ -376,12 +377,13 @@ int store_points_drop(struct store *st, const uint8_t machine[TM_UUID], const ui
 	if (m && m->npoints)
 		newest = m->points[m->npoints - 1];
 	pthread_rwlock_unlock(&st->lock);
-	ret = newest ? drop_records(st, machine, sorted, n, newest, err)
+	ret = newest ? drop_records(st, machine, sorted, n, newest, &bytes, err)
 		     : tm_fail(err, ENOENT, "the machine has no points");
 	if (!ret) {
 		/* Only now may compaction take what these points saw. */
 		pthread_rwlock_wrlock(&st->lock);
 		machine_points_drop(m, sorted, n);
+		m->debt += bytes;
 		pthread_rwlock_unlock(&st->lock);
 	}
 	pthread_mutex_unlock(&st->points_lock);

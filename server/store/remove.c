@@ -91,6 +91,7 @@ int store_machine_remove(struct store *st, const uint8_t machine[TM_UUID], struc
 		index_leave(st);
 		if (!ret)
 			forget_memory(st, machine);
+		ledger_unsure(&st->ledger);
 	}
 	pthread_rwlock_unlock(&st->lock);
 	pthread_mutex_unlock(&st->points_lock);

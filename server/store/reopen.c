@@ -27,6 +27,7 @@ int store_index_open(struct store *st, int read_only, struct tm_err *err)
 {
 	struct index_conf conf = {.cache_bytes = st->o.cache_bytes,
 		.buffer_bytes = st->o.buffer_bytes,
+		.rate = st->o.rate,
 		.read_only = read_only,
 		.stats = st->o.stats,
 		.filter = read_only ? NULL : filter_factory,

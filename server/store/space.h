@@ -61,21 +61,31 @@ void retain_format(const struct retain_policy *p, char *out, size_t len);
  */
 int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err);
 
+/*
+ * Bytes received for what has been dropped or aborted of the machine since its last compaction (not known after opening: then at least 1), and
+ * what that compaction has to read and write: the size of its part of the index (0 if there is no debt).
+ */
+int store_debt(struct store *st, const uint8_t machine[TM_UUID], uint64_t *debt, uint64_t *cost,
+	struct tm_err *err);
+
 struct store_collect_opts {
 	uint64_t copy_max; /* bytes of live cells to copy in this pass, at most; 0 = 1 GiB */
-	uint64_t rate;     /* bytes per second; 0 = unlimited */
+	uint64_t rate;     /* bytes per second, copied and walked over; 0 = unlimited */
+	uint8_t lazy; /* 1: walk only if, by what compaction dropped since the last walk, enough comes of it */
 };
 
 struct store_collected {
 	uint64_t packs, live_bytes, dead_bytes; /* as found */
 	uint64_t removed, freed_bytes;          /* packs and their bytes that are gone now */
 	uint64_t copied_bytes;
+	uint8_t walked;   /* 0: it was not worth a walk; live and dead bytes are estimates */
 	uint64_t damaged; /* packs kept because a live cell of them is damaged: scrub */
 };
 
 /*
  * Removes packs without a live cell; copies the live cells of those that are more than a third dead (or small and many) verbatim into new packs and
- * removes these. A walk over the whole index. Ingest and reading go on. One at a time (-EBUSY).
+ * removes these. A walk over the whole index (see lazy). Goes below the reserve, to half of it, for what it copies. Ingest and reading go
+ * on. One at a time (-EBUSY).
  */
 int store_collect(struct store *st, const struct store_collect_opts *opts,
 	struct store_collected *result, struct tm_err *err);

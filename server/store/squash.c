@@ -16,8 +16,10 @@
 
 struct version {
 	uint64_t seq, at; /* at: NEVER if not visible */
-	uint8_t which;    /* 0 to 3: a block; 4: the whole chunk */
-	uint8_t gone;     /* not visible and never will be */
+	uint32_t pack;    /* where its cell lies; len 0: nowhere */
+	uint16_t len;
+	uint8_t which; /* 0 to 3: a block; 4: the whole chunk */
+	uint8_t gone;  /* not visible and never will be */
 };
 
 struct squash {
@@ -27,6 +29,7 @@ struct squash {
 	size_t nvis;
 	rocksdb_iterator_t *chunk, *block;
 	rocksdb_writebatch_t *b;
+	struct pace pace;
 	struct version *v;
 	size_t n, room;
 	int too_many;
@@ -57,6 +60,7 @@ static void seek(const struct squash *q, rocksdb_iterator_t *it, uint64_t unit)
 static int add(struct squash *q, rocksdb_iterator_t *it, uint8_t which)
 {
 	struct version *grown;
+	struct loc l;
 	size_t len;
 
 	if (q->n == VERSIONS_MAX)
@@ -70,10 +74,14 @@ static int add(struct squash *q, rocksdb_iterator_t *it, uint8_t which)
 			return tm_fail(q->err, ENOMEM, "out of memory");
 		q->v = grown;
 	}
-	q->v[q->n] = (struct version){.seq = key_seq(rocksdb_iter_key(it, &len)), .which = which};
+	memcpy(&l, rocksdb_iter_value(it, &len), sizeof(l));
 	/* The flags for now: look_up() makes of them what they mean. */
-	q->v[q->n++].gone = (uint8_t)rocksdb_iter_value(it, &len)[offsetof(struct loc, flags)];
-	return 0;
+	q->v[q->n++] = (struct version){.seq = key_seq(rocksdb_iter_key(it, &len)),
+		.which = which,
+		.pack = l.pack,
+		.len = loc_has_data(&l) ? l.len : 0,
+		.gone = l.flags};
+	return pace_pay(q->st, &q->pace, KEY_LEN + sizeof(l), q->err);
 }
 
 /* All versions of one chunk, of both families. Both iterators end up behind it. */
@@ -131,6 +139,8 @@ static void forget(struct squash *q, uint64_t chunk, const struct version *v)
 
 	key_make(key, q->disk, cf == CF_CHUNK ? chunk : chunk * TM_CHUNK_BLOCKS + v->which, v->seq);
 	rocksdb_writebatch_delete_cf(q->b, q->st->ix.cf[cf], key, sizeof(key));
+	if (v->len)
+		ledger_dead(&q->st->ledger, v->pack, sizeof(struct tm_cell) + v->len);
 }
 
 /* st->lock held. From the newest on: when did something newer of this block, or of all of the chunk, become visible? */
@@ -235,6 +245,7 @@ struct squash *squash_begin(struct store *st, uint32_t disk, struct tm_err *err)
 	q->st = st;
 	q->disk = disk;
 	q->err = err;
+	q->pace.rate = st->o.rate;
 	if (snapshot(q) || index_enter(st, err)) {
 		free(q->vis);
 		free(q);

@@ -286,6 +286,7 @@ int store_open(
 	pthread_mutex_init(&st->points_lock, NULL);
 	pthread_mutex_init(&st->checkpoint_lock, NULL);
 	pthread_mutex_init(&st->info_lock, NULL);
+	pthread_mutex_init(&st->ledger.lock, NULL);
 	pthread_mutex_init(&st->queue_lock, NULL);
 	pthread_cond_init(&st->queue_cond, NULL);
 	st->queue_tail = &st->queue;
@@ -312,6 +313,7 @@ void store_close(struct store *st)
 	machines_free(st);
 	free(st->vis);
 	pthread_rwlock_unlock(&st->lock);
+	ledger_free(&st->ledger);
 	for (int *fd = (int[]){st->packsfd, st->openfd, st->lockfd, st->rootfd, -2}; *fd != -2;
 		fd++)
 		if (*fd >= 0)

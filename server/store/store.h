@@ -34,8 +34,10 @@ struct store_opts {
 	uint64_t buffer_bytes; /* write buffers of the index, all together; 0 = 64 MiB */
 	uint64_t
 		reserve_bytes; /* free space to keep; below it -ENOSPC; 0 = 256 MiB; UINT64_MAX = none */
-	uint64_t pack_bytes;   /* packs are sealed at this size; 0 = 1 GiB */
-	uint32_t items_max;    /* index entries an attempt may hold in memory; 0 = 65,536 (3 MiB) */
+	uint64_t pack_bytes; /* packs are sealed at this size; 0 = 1 GiB */
+	uint32_t items_max;  /* index entries an attempt may hold in memory; 0 = 65,536 (3 MiB) */
+	uint64_t
+		rate; /* bytes per second for the index's compaction and the squash pass; 0 = unlimited */
 	uint32_t own_pack_mib; /* an epoch's disk gets a pack of its own beyond this; 0 = 16 */
 	uint8_t stats;         /* 1: the engine counts for store_io(); costs some processor time */
 };

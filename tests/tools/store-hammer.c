@@ -317,6 +317,7 @@ static void *keeper(void *arg)
 
 	while (!atomic_load(&stop)) {
 		must(store_compact(st, machines[rand() % MACHINES].uuid, &err), "compact", &err);
+		o.lazy = rand() % 2 != 0;
 		must(store_collect(st, &o, &r, &err), "collect", &err);
 		if (r.damaged)
 			die("collect", "found a damaged cell");

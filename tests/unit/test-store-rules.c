@@ -6,6 +6,7 @@
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "server/store/space.h"
 #include "tests/unit/store-model.h"
@@ -260,4 +261,79 @@ Test(rules, a_removed_machine_is_gone_its_numbers_too)
 	seq = begin(TM_ATTEMPT_EPOCH);
 	must(commit(seq, 1, 0, NULL, 1));
 	cr_assert(reads_as(0, 1, 0), "nothing of the old disk shows");
+}
+
+static double now_s(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+/* n epochs that bring the same 16 blocks each, every one a point; ends with packs that nobody holds. */
+static void history(uint64_t *points, uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++) {
+		points[i] = begin(TM_ATTEMPT_EPOCH);
+		for (uint64_t b = 0; b < 16; b++)
+			put(points[i], b, (uint32_t)(100 + i));
+		must(commit(points[i], i + 1, i, NULL, 1));
+	}
+	reopen();
+}
+
+Test(rules, packs_are_walked_only_where_it_frees_enough)
+{
+	struct store_collect_opts lazy = {.lazy = 1};
+	uint64_t points[40], debt, cost;
+	struct store_collected r;
+
+	history(points, 40);
+	must(store_collect(st, &lazy, &r, &err));
+	cr_assert(r.walked && !r.removed, "after opening nothing is known yet");
+	must(store_collect(st, &lazy, &r, &err));
+	cr_assert(!r.walked && r.live_bytes > 0, "nothing has changed since");
+
+	must(store_points_drop(st, machine, points, 2, &err));
+	must(store_debt(st, machine, &debt, &cost, &err));
+	cr_assert(debt > 2 * 16 * sizeof(struct tm_cell) && cost > 0);
+	must(store_compact(st, machine, &err));
+	must(store_collect(st, &lazy, &r, &err));
+	cr_assert(!r.walked && r.dead_bytes > 0, "a twentieth is not worth it");
+
+	must(store_points_drop(st, machine, points + 2, 37, &err));
+	must(store_compact(st, machine, &err));
+	must(store_debt(st, machine, &debt, &cost, &err));
+	cr_assert_eq(debt, 0);
+	must(store_collect(st, &lazy, &r, &err));
+	cr_assert(r.walked && r.removed && r.freed_bytes > r.copied_bytes);
+	must(store_collect(st, &lazy, &r, &err));
+	cr_assert(!r.walked);
+	for (uint64_t b = 0; b < 16; b++)
+		cr_assert(reads_as(points[39], b, 139));
+}
+
+Test(rules, an_aborted_attempt_is_owed)
+{
+	uint64_t seq = begin(TM_ATTEMPT_INITIAL), debt, cost;
+
+	put(seq, 1, 5);
+	must(store_part(st, seq, NULL, 0, 0, &err));
+	must(store_abort(st, seq, &err));
+	must(store_debt(st, machine, &debt, &cost, &err));
+	cr_assert_gt(debt, sizeof(struct tm_cell));
+}
+
+Test(rules, getting_space_back_keeps_to_its_rate)
+{
+	struct store_collect_opts slow = {.rate = 50000};
+	uint64_t points[40];
+	double begun;
+
+	/* 640 entries are walked over. */
+	history(points, 40);
+	begun = now_s();
+	must(store_collect(st, &slow, NULL, &err));
+	cr_assert_gt(now_s() - begun, 0.4);
 }

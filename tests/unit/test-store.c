@@ -350,7 +350,8 @@ static void op_compact(struct md_machine *m)
 
 static void op_collect(void)
 {
-	struct store_collect_opts o = {.copy_max = md_rand(md, 2) ? 1 << 20 : 0};
+	struct store_collect_opts o = {
+		.copy_max = md_rand(md, 2) ? 1 << 20 : 0, .lazy = md_rand(md, 2) != 0};
 	struct store_collected r;
 
 	must(store_collect(st, &o, &r, &err));
