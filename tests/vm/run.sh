@@ -110,6 +110,7 @@ run_guest() {
 		--timeout) limit=$2; shift 2 ;;
 		--allow) allow=$2; shift 2 ;;
 		--log) keep=$2; shift 2 ;;
+		--net) disks+=(-netdev user,id=net -device virtio-net-pci,netdev=net,romfile=); drivers+=' virtio_net'; shift ;;
 		--module) module=$2; shift 2 ;;
 		--initrd) initrd=$2; shift 2 ;;
 		--) shift; break ;;
