@@ -24,6 +24,7 @@ struct work {
 	const struct backup_opts *o;
 	struct backup_result *r;
 	struct manifest old, made;
+	struct partial part;
 	struct copier c;
 	int dirfd, lockfd, packsfd; /* where it goes */
 	int genfd;
@@ -122,13 +123,8 @@ static int open_target(struct work *w)
 	return 0;
 }
 
-static int digits(const char *name)
-{
-	return *name && strspn(name, "0123456789") == strlen(name);
-}
-
-/* Removes the packs that the finished copy does not name. */
-static int clean_packs(struct work *w, const struct manifest *m)
+/* Removes the packs that neither the finished copy names nor, `part`, the next will want. */
+static int clean_packs(struct work *w, const struct manifest *m, const struct manifest *part)
 {
 	DIR *d = list(w->packsfd, ".", "packs of the backup", w->err);
 	struct dirent *e;
@@ -140,7 +136,7 @@ static int clean_packs(struct work *w, const struct manifest *m)
 	while (!ret && (e = readdir(d))) {
 		snprintf(name, sizeof(name), "packs/%s", e->d_name);
 		if (e->d_name[0] != '.' && !manifest_find(m, name, 0) &&
-			unlinkat(w->packsfd, e->d_name, 0))
+			!manifest_find(part, name, 0) && unlinkat(w->packsfd, e->d_name, 0))
 			ret = tm_fail_errno(w->err, "cannot remove %s of the backup", name);
 	}
 	closedir(d);
@@ -148,7 +144,7 @@ static int clean_packs(struct work *w, const struct manifest *m)
 }
 
 /* Removes what the finished copy does not need: of one that was broken off, or of the one before. */
-static int clean(struct work *w, const struct manifest *m)
+static int clean(struct work *w, const struct manifest *m, const struct manifest *part)
 {
 	DIR *d = list(w->dirfd, ".", w->dir, w->err);
 	struct dirent *e;
@@ -159,20 +155,20 @@ static int clean(struct work *w, const struct manifest *m)
 		return -w->err->code;
 	snprintf(keep, sizeof(keep), "%llu", (unsigned long long)m->generation);
 	while (!ret && (e = readdir(d)))
-		if (digits(e->d_name) && strcmp(e->d_name, keep))
+		if (strspn(e->d_name, "0123456789") == strlen(e->d_name) && strcmp(e->d_name, keep))
 			ret = remove_tree(w->dirfd, e->d_name, w->err);
 	closedir(d);
-	return ret ? ret : clean_packs(w, m);
+	return ret ? ret : clean_packs(w, m, part);
 }
 
 /* What is there already; a folder without a copy is marked as ours before anything else comes into it. */
 static int look_at_target(struct work *w)
 {
-	int ret = manifest_read(w->dirfd, &w->old, w->err);
+	int ret = manifest_read(w->dirfd, MANIFEST, &w->old, w->err);
 
 	if (ret == -ENOENT) {
 		memcpy(w->old.store, w->st->uuid, TM_UUID);
-		ret = manifest_write(w->dirfd, &w->old, w->err);
+		ret = manifest_write(w->dirfd, MANIFEST, &w->old, w->err);
 	}
 	if (ret)
 		return ret;
@@ -185,7 +181,8 @@ static int look_at_target(struct work *w)
 	memcpy(w->made.store, w->st->uuid, TM_UUID);
 	w->made.generation = w->old.generation + 1;
 	snprintf(w->gen, sizeof(w->gen), "%llu", (unsigned long long)w->made.generation);
-	return clean(w, &w->old);
+	partial_read(&w->part, w->dirfd, w->st->uuid);
+	return clean(w, &w->old, &w->part.was);
 }
 
 /* ---- What is to be copied ---- */
@@ -269,6 +266,8 @@ static int describe(struct work *w, const char *name, uint32_t no, struct piece 
 	p->old = sound ? manifest_find(&w->old, p->to, 0) : manifest_find(&w->old, to, 1);
 	if (p->old && !p->old->final)
 		p->old = NULL;
+	if (!p->old && p->final)
+		p->old = partial_find(&w->part, p->to);
 	w->r->damaged += !sound;
 	if (!sound && !w->r->first_damaged[0])
 		snprintf(w->r->first_damaged, sizeof(w->r->first_damaged), "%s", name);
@@ -312,6 +311,8 @@ static int plan_pack(struct work *w, int fd, const char *name)
 		return -w->err->code;
 	if (!p.old || !still_there(w, p.old))
 		w->c.total += p.size;
+	else if (partial_find(&w->part, p.old->name))
+		return partial_keep(&w->part, p.old, w->err);
 	return 0;
 }
 
@@ -328,10 +329,15 @@ static int plan_file(struct work *w, int fd, const char *name)
 static int plan(struct work *w)
 {
 	char need[TM_TEXT_ROOM], room[TM_TEXT_ROOM];
-	uint64_t left = free_bytes(w->dirfd);
+	uint64_t left;
 
 	if (each(w, w->holdfd, "index", plan_file) || each(w, w->holdfd, "packs", plan_pack))
 		return -w->err->code;
+	/* What was left of a broken copy and is not wanted any more must not take the room. */
+	manifest_sort(&w->part.now);
+	if (clean_packs(w, &w->old, &w->part.now))
+		return -w->err->code;
+	left = free_bytes(w->dirfd);
 	w->r->damaged = 0;
 	if (left >= w->c.total + SPARE)
 		return 0;
@@ -365,6 +371,9 @@ static int copy_pack(struct work *w, int fd, const char *name)
 	if (copier_file(&w->c, fd, name, w->dirfd, p.to, &size, &sum, w->err))
 		return -w->err->code;
 	w->r->copied_bytes += size;
+	if (p.final && partial_add(&w->part, w->dirfd, w->packsfd,
+			       &(struct copied){.name = p.to, .size = size, .sum = sum}, w->err))
+		return -w->err->code;
 	return add(w, p.to, size, sum, p.final);
 }
 
@@ -447,10 +456,12 @@ static int run(struct work *w)
 	if (!ret)
 		ret = copy_all(w);
 	if (!ret)
-		ret = manifest_write(w->dirfd, &w->made, w->err);
+		ret = manifest_write(w->dirfd, MANIFEST, &w->made, w->err);
 	/* From here on the new one counts; what of the old can't be removed now is removed by the next. */
 	first = *w->err;
-	clean(w, ret ? &w->old : &w->made);
+	partial_end(&w->part, w->dirfd, w->packsfd, !ret);
+	manifest_sort(&w->part.now);
+	clean(w, ret ? &w->old : &w->made, ret ? &w->part.now : &w->made);
 	*w->err = first;
 	remove_tree(w->st->openfd, HOLD, &ignored);
 	return ret;
@@ -482,6 +493,7 @@ int store_backup(struct store *st, const char *dir, const struct backup_opts *o,
 	copier_exit(&w.c);
 	manifest_free(&w.old);
 	manifest_free(&w.made);
+	partial_free(&w.part);
 	atomic_store(&st->copying, 0);
 	return ret;
 }

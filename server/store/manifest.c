@@ -14,7 +14,7 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct copied *)a)->name, ((const struct copied *)b)->name);
 }
 
-static void sort(struct manifest *m)
+void manifest_sort(struct manifest *m)
 {
 	if (m->n)
 		qsort(m->file, m->n, sizeof(*m->file), by_name);
@@ -111,7 +111,7 @@ static int parse(struct manifest *m, const cJSON *j, struct tm_err *err)
 	return ret;
 }
 
-int manifest_read(int dirfd, struct manifest *m, struct tm_err *err)
+int manifest_read(int dirfd, const char *name, struct manifest *m, struct tm_err *err)
 {
 	char *text;
 	size_t len;
@@ -119,7 +119,7 @@ int manifest_read(int dirfd, struct manifest *m, struct tm_err *err)
 	int ret;
 
 	memset(m, 0, sizeof(*m));
-	ret = slurp(dirfd, MANIFEST, MAX, &text, &len, err);
+	ret = slurp(dirfd, name, MAX, &text, &len, err);
 	if (ret)
 		return ret;
 	j = cJSON_Parse(text);
@@ -128,7 +128,7 @@ int manifest_read(int dirfd, struct manifest *m, struct tm_err *err)
 	cJSON_Delete(j);
 	if (ret)
 		manifest_free(m);
-	sort(m);
+	manifest_sort(m);
 	return ret;
 }
 
@@ -140,13 +140,13 @@ static void add_number(cJSON *o, const char *name, const char *format, uint64_t 
 	cJSON_AddStringToObject(o, name, text);
 }
 
-int manifest_write(int dirfd, struct manifest *m, struct tm_err *err)
+int manifest_write(int dirfd, const char *name, struct manifest *m, struct tm_err *err)
 {
 	cJSON *j = cJSON_CreateObject(), *files, *o;
 	char id[37], *text;
 	int ret;
 
-	sort(m);
+	manifest_sort(m);
 	uuid_unparse_lower(m->store, id);
 	cJSON_AddStringToObject(j, "program", PROGRAM);
 	cJSON_AddNumberToObject(j, "format", 1);
@@ -167,7 +167,7 @@ int manifest_write(int dirfd, struct manifest *m, struct tm_err *err)
 	/* Without memory for a part of it the list would be short: none is better than that. */
 	if (!ret && cJSON_GetArraySize(files) != (int)m->n)
 		ret = tm_fail(err, ENOMEM, "out of memory");
-	if (!ret && replace_file(dirfd, MANIFEST, text, strlen(text), err))
+	if (!ret && replace_file(dirfd, name, text, strlen(text), err))
 		ret = tm_wrap(err, "backup");
 	free(text);
 	cJSON_Delete(j);

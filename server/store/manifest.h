@@ -25,13 +25,33 @@ struct manifest {
 /* Adds a file; the name is copied. */
 int manifest_add(struct manifest *m, const char *name, uint64_t size, uint64_t sum, int final,
 	struct tm_err *err);
+/* manifest_find() needs it after manifest_add(). */
+void manifest_sort(struct manifest *m);
 /* NULL if it is not there. prefix: only the beginning of the name has to be `name`. */
 const struct copied *manifest_find(const struct manifest *m, const char *name, int prefix);
 /* -ENOENT if the folder holds none, -EBADMSG if it is damaged. */
-int manifest_read(int dirfd, struct manifest *m, struct tm_err *err);
+int manifest_read(int dirfd, const char *name, struct manifest *m, struct tm_err *err);
 /* Replaces it as a whole, durably. */
-int manifest_write(int dirfd, struct manifest *m, struct tm_err *err);
+int manifest_write(int dirfd, const char *name, struct manifest *m, struct tm_err *err);
 void manifest_free(struct manifest *m);
+
+/* partial.c: packs that a backup which was broken off has left whole. */
+struct partial {
+	struct manifest was; /* as found */
+	struct manifest now; /* those of them that are still wanted, and new ones */
+	uint64_t saved;      /* monotonic ns */
+	uint8_t unsaved;
+};
+/* Nothing is found if it can't be read or is of another store. */
+void partial_read(struct partial *p, int dirfd, const uint8_t store[TM_UUID]);
+const struct copied *partial_find(const struct partial *p, const char *name);
+int partial_keep(struct partial *p, const struct copied *f, struct tm_err *err);
+/* A pack that was copied just now; written down every two seconds. */
+int partial_add(
+	struct partial *p, int dirfd, int packsfd, const struct copied *f, struct tm_err *err);
+/* The copy is done, or broken off: then what was copied is written down. */
+void partial_end(struct partial *p, int dirfd, int packsfd, int done);
+void partial_free(struct partial *p);
 
 struct copier {
 	const struct backup_opts *o;

@@ -153,7 +153,7 @@ static int open_both(struct restore *t, const char *from)
 	t->fromfd = open_dir(AT_FDCWD, from, t->err);
 	if (t->fromfd < 0)
 		return t->fromfd;
-	if (manifest_read(t->fromfd, &t->m, t->err))
+	if (manifest_read(t->fromfd, MANIFEST, &t->m, t->err))
 		return tm_wrap(t->err, "%s is no backup", from);
 	if (!t->m.generation)
 		return tm_fail(t->err, ENOENT, "%s holds no finished backup", from);

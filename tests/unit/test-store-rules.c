@@ -7,7 +7,9 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "server/store/backup.h"
 #include "server/store/space.h"
 #include "tests/unit/store-model.h"
 
@@ -336,4 +338,56 @@ Test(rules, getting_space_back_keeps_to_its_rate)
 	begun = now_s();
 	must(store_collect(st, &slow, NULL, &err));
 	cr_assert_gt(now_s() - begun, 0.4);
+}
+
+static int until_half(void *arg, uint64_t done, uint64_t total)
+{
+	return done > total / 2;
+}
+
+Test(rules, a_backup_that_was_broken_off_is_gone_on_with)
+{
+	struct backup_opts cut = {.progress = until_half};
+	struct backup_result r;
+	uint64_t point = 0, before, whole;
+	char copy[280], back[280], path[400];
+
+	snprintf(copy, sizeof(copy), "%.255s.copy", dir);
+	snprintf(back, sizeof(back), "%.255s.back", dir);
+	/* Each opening begins a pack. */
+	for (uint32_t i = 0; i < 8; i++) {
+		point = begin(TM_ATTEMPT_EPOCH);
+		for (uint64_t b = 0; b < 64; b++)
+			put(point, b, 3 * (i + 1));
+		must(commit(point, i + 1, i, NULL, 1));
+		reopen();
+	}
+	cr_assert_eq(store_backup(st, copy, &cut, &r, &err), -ECANCELED);
+	before = r.copied_bytes;
+	cr_assert_gt(before, 64 * TM_BLOCK);
+	must(store_backup(st, copy, NULL, &r, &err));
+	whole = r.bytes;
+	cr_assert_lt(r.copied_bytes, whole * 3 / 4, "%llu of %llu are copied again",
+		(unsigned long long)r.copied_bytes, (unsigned long long)whole);
+	snprintf(path, sizeof(path), "%s/partial.json", copy);
+	cr_assert_neq(access(path, F_OK), 0);
+
+	/* What was left and has been cut since is copied again. */
+	md_rmdir(copy);
+	cr_assert_eq(store_backup(st, copy, &cut, &r, &err), -ECANCELED);
+	snprintf(path, sizeof(path), "for p in %s/packs/*; do truncate -s 5000 $p; done", copy);
+	cr_assert_eq(system(path), 0);
+	must(store_backup(st, copy, NULL, &r, &err));
+	cr_assert_geq(r.copied_bytes, whole);
+
+	store_close(st);
+	must(store_restore(copy, back, &r, &err));
+	cr_assert_eq(r.damaged, 0);
+	must(store_open(back, &opts, &st, &err));
+	for (uint64_t b = 0; b < 64; b++)
+		cr_assert(reads_as(point, b, 24));
+	md_rmdir(copy);
+	store_close(st);
+	md_rmdir(back);
+	must(store_open(dir, &opts, &st, &err));
 }
