@@ -3,6 +3,8 @@
  * store-import DIR FILE...       makes a store in DIR in which one disk, sda, had the contents of each FILE in turn: the first by an initial
  *                                sync, each further by an epoch with what changed. Point n is in use as DIR/open/pN.
  *                                "bad:BLOCK" between files makes that block unreadable with the next epoch.
+ * store-import DIR FILE -        as if FILE came again for each line of input, made anew by then; no point is put in use
+ * store-import --compact DIR     drops the oldest point, gets its space back, puts the others in use once more: DIR/open/c2, c3...
  * store-import --scrub DIR       reads all cells, three at a time; prints each damage: "block count first last head"
  */
 #include <errno.h>
@@ -14,6 +16,8 @@
 #include <unistd.h>
 
 #include "server/store/space.h"
+
+#define POINTS_MAX 100
 
 static struct store *st;
 static struct store_disk disk = {.machine = {1}, .uuid = {2}, .name = "sda", .serial = "S-1"};
@@ -130,6 +134,53 @@ static int scrub(const char *dir)
 	return 0;
 }
 
+static int take(void *arg, const struct store_point *p)
+{
+	uint64_t *seqs = arg;
+
+	if (seqs[0] == POINTS_MAX)
+		return 1;
+	seqs[++seqs[0]] = p->seq;
+	return 0;
+}
+
+static int compact(const char *dir)
+{
+	uint64_t seqs[1 + POINTS_MAX] = {0};
+	struct store_collected r;
+	char name[32], *path;
+
+	must(store_open(dir, NULL, &st, &err));
+	must(store_points(st, disk.machine, 0, take, seqs, &err));
+	must(store_points_drop(st, disk.machine, &seqs[1], 1, &err));
+	must(store_compact(st, NULL, &err));
+	must(store_collect(st, NULL, &r, &err));
+	printf("%llu bytes freed, %llu copied\n", (unsigned long long)r.freed_bytes,
+		(unsigned long long)r.copied_bytes);
+	for (uint64_t i = 2; i <= seqs[0]; i++) {
+		snprintf(name, sizeof(name), "c%llu", (unsigned long long)i);
+		must(store_checkpoint(st, disk.machine, seqs[i], name, &path, &err));
+		free(path);
+	}
+	store_close(st);
+	return 0;
+}
+
+static int again(const char *path)
+{
+	uint64_t piece = initial(path);
+	char line[16];
+
+	do {
+		printf("%llu\n", (unsigned long long)epoch(path, piece, NULL));
+		fflush(stdout);
+		piece = 0;
+	} while (fgets(line, sizeof(line), stdin));
+	free(image);
+	store_close(st);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *bad = NULL;
@@ -140,8 +191,10 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "--scrub"))
 		return scrub(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "--compact"))
+		return compact(argv[2]);
 	if (argc < 3 || stat(argv[2], &sb)) {
-		fprintf(stderr, "usage: store-import DIR FILE... | --scrub DIR\n");
+		fprintf(stderr, "usage: store-import DIR FILE... | --compact DIR | --scrub DIR\n");
 		return 2;
 	}
 	disk.size = (uint64_t)sb.st_size;
@@ -150,6 +203,8 @@ int main(int argc, char **argv)
 	must(store_create(argv[1], &err));
 	must(store_open(argv[1], NULL, &st, &err));
 	must(store_disk_register(st, &disk, &err));
+	if (argc == 4 && !strcmp(argv[3], "-"))
+		return again(argv[2]);
 	for (int i = 2; i < argc; i++) {
 		if (!strncmp(argv[i], "bad:", 4)) {
 			bad = argv[i] + 4;

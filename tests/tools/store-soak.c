@@ -3,9 +3,9 @@
  * store-soak DIR EPOCHS STEP DISK_MIB WORKLOAD [pin|all]
  *
  * Days in minutes: EPOCHS epochs of a few small writes, STEP simulated seconds apart, in a real store under the default retention policy
- * (its ages scaled, so that 15 days are the whole run): points are dropped each simulated minute, space is got back when it is
- * worth it, every four hours. WORKLOAD: uniform, skewed, log (wrapping). "pin": the oldest point is pinned, all others go after five days; "all": every
- * point is kept. Now and then the store is closed and opened.
+ * (its ages scaled, so that 15 days are the whole run): points are dropped each simulated minute, space is got back each ten if it is worth
+ * it, by the server's rule. WORKLOAD: uniform, skewed, log (wrapping). "pin": the oldest point is pinned, all others go after five days;
+ * "all": every point is kept. Now and then the store is closed and opened.
  *
  * At the end every kept point is read as a whole and compared, holes too, with an image made without the store. Exit 1 if one differs,
  * if the store is larger than 1.25 times what an ideal one would hold (the cells that kept points see, as received) plus one disk, or if
@@ -47,7 +47,7 @@ static struct store_opts opts = {.reserve_bytes = UINT64_MAX, .stats = 1};
 static struct retain_point *pt; /* kept points, simulated times */
 static size_t npt;
 static struct cell *cells; /* by number of the write, from 1; 0 = nothing */
-static uint64_t received, written, index_cpu_us, open_us, dropped;
+static uint64_t received, written, index_cpu_us, open_us;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t idle = PTHREAD_COND_INITIALIZER;
@@ -209,17 +209,22 @@ static void retain(const struct retain_policy *policy)
 		else
 			pt[kept++] = pt[i];
 	npt = kept;
-	dropped += n;
 	must(n ? store_points_drop(st, disk.machine, seqs, n, &err) : 0, "drop");
 	free(seqs);
 	free(drop);
 }
 
-static void reclaim(struct store_collected *r)
+/* As the server's keeper: what compaction costs is in proportion to what has been dropped. */
+static void reclaim(struct store_collected *r, int lazy)
 {
-	must(store_compact(st, NULL, &err), "compact");
-	must(store_collect(st, NULL, r, &err), "collect");
-	dropped = 0;
+	struct store_collect_opts o = {.lazy = (uint8_t)lazy};
+	uint64_t debt = 1, cost = 0;
+
+	must(lazy ? store_debt(st, disk.machine, &debt, &cost, &err) : 0, "debt");
+	if (!debt || debt / 2 < cost)
+		return;
+	must(store_compact(st, disk.machine, &err), "compact");
+	must(store_collect(st, &o, r, &err), "collect");
 }
 
 static void count_written(void)
@@ -246,7 +251,7 @@ static void reopen(void)
 
 static void run(const struct retain_policy *policy, int pin)
 {
-	unsigned long minute = 60 / step + 1, look = epochs / 90 + 1;
+	unsigned long minute = 60 / step + 1, look = 600 / step + 1;
 	struct store_collected r;
 
 	for (unsigned long e = 1; e <= epochs; e++) {
@@ -263,8 +268,8 @@ static void run(const struct retain_policy *policy, int pin)
 			wait_below(1);
 			retain(policy);
 		}
-		if (e % look == 0 && dropped)
-			reclaim(&r);
+		if (e % look == 0)
+			reclaim(&r, 1);
 		if (e % (epochs / 8 + 1) == 0)
 			reopen();
 	}
@@ -440,7 +445,7 @@ int main(int argc, char **argv)
 	run(all ? NULL : &policy, pin);
 	/* Until compaction has caught up. */
 	for (int i = 0; i < 10 && r.freed_bytes; i++)
-		reclaim(&r);
+		reclaim(&r, 0);
 	count_written();
 	took[1] = now_us();
 	verify();

@@ -1,9 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * storebench DIR EPOCHS MIB BLOCKS READS: makes a store in DIR with one disk of MIB, all of it written, and EPOCHS later
- * epochs of BLOCKS random single blocks each; then opens the point in the middle of them and reads READS random blocks.
- * Prints "EPOCHS open_ms mean_us p50_us p99_us store_mib".
+ * storebench make DIR EPOCHS MIB BLOCKS: a store in DIR with one disk of MIB, all of it written, and EPOCHS later epochs of BLOCKS
+ * random single blocks each, every point kept; the point in the middle of them is put in use as DIR/open/bench. Prints
+ * "open_ms checkpoint_ms store_mib": opening the store as the server does it, and making the checkpoint.
+ *
+ * storebench read CHECKPOINT READS: opens the point in use and reads so many random blocks. Prints
+ * "open_ms first_us mean_us p50_us p99_us seeks blocks": the last two per read, from the engine: seeks in the index, blocks of it that
+ * came from files.
  */
+#include <pthread.h>
+#include <rocksdb/c.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +18,8 @@
 #include "common/err.h"
 #include "server/store/store.h"
 
-#define ROOM (1u << 20)
+#define ROOM  (1u << 20)
+#define DEPTH 256u /* commits under way */
 
 static const uint8_t machine[TM_UUID] = {1}, disk_uuid[TM_UUID] = {2}, tracking[TM_UUID] = {3};
 static struct store *st;
@@ -21,6 +28,10 @@ static struct tm_epoch_id head;
 static struct tm_err err;
 static uint64_t state = 88172645463325252u;
 static uint8_t *room;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t idle = PTHREAD_COND_INITIALIZER;
+static unsigned int under_way; /* lock */
 
 static void check(int rc)
 {
@@ -63,6 +74,26 @@ static void put(uint64_t seq, size_t len)
 	check(store_put(st, seq, disk.no, room, len, &err));
 }
 
+static void committed(
+	void *arg, int ret, const struct store_result *result, const struct tm_err *why)
+{
+	if (ret)
+		err = *why;
+	check(ret);
+	pthread_mutex_lock(&lock);
+	under_way--;
+	pthread_cond_signal(&idle);
+	pthread_mutex_unlock(&lock);
+}
+
+static void wait_below(unsigned int n)
+{
+	pthread_mutex_lock(&lock);
+	while (under_way >= n)
+		pthread_cond_wait(&idle, &lock);
+	pthread_mutex_unlock(&lock);
+}
+
 /* One epoch: with the piece, if there is one, and `blocks` random single blocks. Returns the point. */
 static uint64_t epoch(uint64_t piece, unsigned int blocks, uint64_t disk_blocks)
 {
@@ -70,7 +101,6 @@ static uint64_t epoch(uint64_t piece, unsigned int blocks, uint64_t disk_blocks)
 	struct store_point_disk pd = {.no = disk.no, .size = disk.size};
 	struct store_point point = {.kind = TM_POINT_CRASH, .ndisks = 1, .disks = &pd};
 	struct store_commit c = {.parent = head, .new_line = head.cut == 0, .point = &point};
-	struct store_result result;
 	uint64_t seq;
 	size_t len = 0;
 
@@ -90,7 +120,11 @@ static uint64_t epoch(uint64_t piece, unsigned int blocks, uint64_t disk_blocks)
 		c.pieces = &piece;
 		c.npieces = 1;
 	}
-	check(store_commit(st, seq, &c, &result, &err));
+	pthread_mutex_lock(&lock);
+	under_way++;
+	pthread_mutex_unlock(&lock);
+	store_commit_start(st, seq, &c, committed, NULL);
+	wait_below(DEPTH);
 	head = c.id;
 	return seq;
 }
@@ -124,66 +158,97 @@ static int by_size(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void reads(uint64_t point, unsigned int epochs, uint64_t blocks, size_t n)
+static int measure(const char *path, size_t n)
 {
-	double *took = calloc(n, sizeof(*took)), t0, opened, sum = 0;
+	double *took = calloc(n + 1, sizeof(*took)), t0, opened, sum = 0, first;
+	rocksdb_perfcontext_t *perf;
 	struct store_view *v;
 	uint8_t buf[TM_BLOCK];
-	struct store_info info;
-	char *path;
+	uint64_t blocks;
 	size_t i;
 
-	if (!took)
-		exit(1);
-	check(store_info(st, &info, &err));
-	check(store_checkpoint(st, machine, point, "bench", &path, &err));
+	if (!took || !n)
+		return 1;
 	t0 = now_us();
 	check(store_view_open_dir(path, "1", 0, &v, &err));
 	opened = (now_us() - t0) / 1e3;
+	blocks = store_view_size(v) / TM_BLOCK;
+	rocksdb_set_perf_level(rocksdb_enable_count);
+	perf = rocksdb_perfcontext_create();
+	rocksdb_perfcontext_reset(perf);
 	for (i = 0; i < n; i++) {
 		t0 = now_us();
 		check(store_view_read(v, buf, sizeof(buf), draw() % blocks * TM_BLOCK, &err));
 		took[i] = now_us() - t0;
 		sum += took[i];
 	}
+	first = took[0];
 	qsort(took, n, sizeof(*took), by_size);
-	printf("%u %.0f %.1f %.1f %.1f %llu\n", epochs, opened, sum / (double)n, took[n / 2],
+	printf("%.1f %.0f %.1f %.1f %.1f %.2f %.3f\n", opened, first, sum / (double)n, took[n / 2],
 		took[n - n / 100 - 1],
-		(unsigned long long)((info.pack_bytes + info.index_bytes) >> 20));
+		(double)rocksdb_perfcontext_metric(perf, rocksdb_seek_on_memtable_count) /
+			(double)n,
+		(double)rocksdb_perfcontext_metric(perf, rocksdb_block_read_count) / (double)n);
+	rocksdb_perfcontext_destroy(perf);
 	store_view_close(v);
-	check(store_checkpoint_remove(st, "bench", 0, &err));
-	free(path);
 	free(took);
+	return 0;
 }
 
-int main(int argc, char **argv)
+/* Returns the point in the middle. */
+static uint64_t fill_store(const char *dir, unsigned int epochs, uint64_t mib, unsigned int blocks)
 {
-	unsigned int i, epochs;
-	uint64_t mib, point, middle, piece;
+	uint64_t point, middle, piece;
 
-	if (argc != 6) {
-		fprintf(stderr, "usage: storebench DIR EPOCHS MIB BLOCKS READS\n");
-		return 2;
-	}
-	epochs = (unsigned int)strtoul(argv[2], NULL, 10);
-	mib = strtoull(argv[3], NULL, 10);
-	room = malloc(ROOM + TM_CELL_ROOM);
-	if (!room || !epochs || !mib)
-		return 1;
-	check(store_create(argv[1], &err));
-	check(store_open(argv[1], NULL, &st, &err));
+	check(store_create(dir, &err));
+	check(store_open(dir, NULL, &st, &err));
 	memcpy(disk.machine, machine, TM_UUID);
 	memcpy(disk.uuid, disk_uuid, TM_UUID);
 	disk.size = mib << 20;
 	check(store_disk_register(st, &disk, &err));
 	piece = initial(mib);
 	middle = point = epoch(piece, 0, mib << 8);
-	for (i = 1; i < epochs; i++) {
-		point = epoch(0, (unsigned int)strtoul(argv[4], NULL, 10), mib << 8);
+	for (unsigned int i = 1; i < epochs; i++) {
+		point = epoch(0, blocks, mib << 8);
 		if (i == epochs / 2)
 			middle = point;
 	}
-	reads(middle, epochs, mib << 8, strtoull(argv[5], NULL, 10));
+	wait_below(1);
+	store_close(st);
+	return middle;
+}
+
+static int make(char **argv)
+{
+	uint64_t middle;
+	struct store_info info;
+	double t0, opened;
+	char *path;
+
+	room = malloc(ROOM + TM_CELL_ROOM);
+	if (!room)
+		return 1;
+	middle = fill_store(argv[0], (unsigned int)strtoul(argv[1], NULL, 10),
+		strtoull(argv[2], NULL, 10), (unsigned int)strtoul(argv[3], NULL, 10));
+	t0 = now_us();
+	check(store_open(argv[0], NULL, &st, &err));
+	opened = now_us() - t0;
+	check(store_info(st, &info, &err));
+	t0 = now_us();
+	check(store_checkpoint(st, machine, middle, "bench", &path, &err));
+	printf("%.0f %.0f %llu\n", opened / 1e3, (now_us() - t0) / 1e3,
+		(unsigned long long)((info.pack_bytes + info.index_bytes) >> 20));
+	free(path);
 	store_close(st);
 	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 6 && !strcmp(argv[1], "make"))
+		return make(argv + 2);
+	if (argc == 4 && !strcmp(argv[1], "read"))
+		return measure(argv[2], strtoull(argv[3], NULL, 10));
+	fprintf(stderr, "usage: storebench make DIR EPOCHS MIB BLOCKS | read CHECKPOINT READS\n");
+	return 2;
 }
