@@ -239,6 +239,14 @@ static struct ftrace_ops ops = {
 	.flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT | TM_FTRACE_FLAGS,
 };
 
+static int no_hook(int err, u32 *reason)
+{
+	if (err == -ENOMEM)
+		return err; /* may go well another time */
+	*reason = err == -EBUSY ? TMK_REFUSE_HOOK_BUSY : TMK_REFUSE_NO_HOOK;
+	return err == -EBUSY ? -EBUSY : -EOPNOTSUPP;
+}
+
 int tm_hook_start(u32 *reason)
 {
 	unsigned long ip = (unsigned long)submit_bio_noacct;
@@ -247,15 +255,12 @@ int tm_hook_start(u32 *reason)
 	if (armed)
 		return 0;
 	err = ftrace_set_filter_ip(&ops, ip, 0, 1);
-	if (err) {
-		*reason = TMK_REFUSE_NO_HOOK;
-		return -EOPNOTSUPP;
-	}
+	if (err)
+		return no_hook(err, reason);
 	err = register_ftrace_function(&ops);
 	if (err) {
 		ftrace_set_filter_ip(&ops, ip, 1, 0);
-		*reason = err == -EBUSY ? TMK_REFUSE_HOOK_BUSY : TMK_REFUSE_NO_HOOK;
-		return err == -EBUSY ? -EBUSY : -EOPNOTSUPP;
+		return no_hook(err, reason);
 	}
 	armed = true;
 	return 0;

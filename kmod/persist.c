@@ -13,6 +13,7 @@
 #include <linux/delay.h>
 #include <linux/rculist.h>
 #include <linux/reboot.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include "save.h"
@@ -27,6 +28,8 @@ static struct {
 	u64 saved; /* blocks that hold maps */
 	u64 generation;
 	u8 id[16]; /* as found in its blocks */
+	/* To spoil it with: that must not fail for want of memory, or a write would go on past a file that is good. */
+	struct tmk_map_block *empty;
 } file;
 static bool stopping;            /* the system goes down */
 static bool tm_saved;            /* the file is good as long as no write goes on */
@@ -291,17 +294,14 @@ static int write_maps(void)
 /* An empty file again; the first block first, for good before the others. */
 static int write_empty(void)
 {
-	struct tmk_map_block *page = (void *)get_zeroed_page(GFP_NOIO);
-	int err = page ? 0 : -ENOMEM;
+	struct tmk_map_block *page = file.empty;
+	int err = 0;
 
-	if (page) {
-		page->magic = TMK_MAP_EMPTY;
-		memcpy(page->file, file.id, sizeof(file.id));
-	}
-	for (; file.saved && !err && page->index < file.saved; page->index++)
+	page->magic = TMK_MAP_EMPTY;
+	memcpy(page->file, file.id, sizeof(file.id));
+	for (page->index = 0; !err && page->index < file.saved; page->index++)
 		err = page_io(file.disk, file_block(page->index), page,
 			REQ_OP_WRITE | REQ_SYNC | (page->index ? 0 : REQ_PREFLUSH | REQ_FUA));
-	free_page((unsigned long)page);
 	file.saved = 0;
 	return err;
 }
@@ -347,6 +347,7 @@ static bool has_doubt_only(void)
 
 static int save(void)
 {
+	unsigned int noio;
 	int err = -ETIME, i;
 
 	if (!file.disk || list_empty(&tm_disks))
@@ -355,6 +356,7 @@ static int save(void)
 		return -ENODATA; /* nothing worth saving */
 	tm_persist_spoil();
 	tm_abort_all();
+	noio = memalloc_noio_save(); /* memory must not wait for writes: all are held */
 	tm_gate(true);
 	for (i = 0; i < DRAIN_MS / 10 && !all_quiet(); i++)
 		msleep(10);
@@ -368,6 +370,7 @@ static int save(void)
 	else
 		WRITE_ONCE(tm_saved, true);
 	mutex_unlock(&spoil_lock);
+	memalloc_noio_restore(noio);
 	tm_kick_all(); /* what was held meanwhile spoils it */
 	return err;
 }
@@ -397,6 +400,12 @@ static int set_file(struct tm_disk *d, struct tmk_extent *x, u32 count)
 	u32 i;
 
 	tm_persist_spoil();
+	if (x && !file.empty)
+		file.empty = (void *)get_zeroed_page(GFP_KERNEL);
+	if (x && !file.empty) {
+		kvfree(x);
+		return -ENOMEM;
+	}
 	kvfree(file.extents);
 	file.disk = x ? d : NULL;
 	file.extents = x;
@@ -425,12 +434,18 @@ int tm_persist(struct tmk_persist *arg)
 						: set_file(d, x, arg->count);
 }
 
+static void free_file(void)
+{
+	kvfree(file.extents);
+	free_page((unsigned long)file.empty);
+}
+
 void tm_persist_forget(struct tm_disk *d)
 {
 	tm_persist_spoil();
 	if (file.disk != d)
 		return;
-	kvfree(file.extents);
+	free_file();
 	memset(&file, 0, sizeof(file));
 }
 
@@ -460,5 +475,5 @@ int tm_persist_init(void)
 void tm_persist_exit(void)
 {
 	unregister_reboot_notifier(&reboot);
-	kvfree(file.extents);
+	free_file();
 }
