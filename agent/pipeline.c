@@ -31,6 +31,7 @@ struct pipeline {
 	struct job *free_jobs; /* lock, as all below */
 	unsigned nfree;
 	struct frame *free_frames;
+	unsigned nfree_frames;
 	struct job *queue, **tail; /* read, for the workers */
 	bool stop;
 };
@@ -128,6 +129,7 @@ struct frame *frame_get(struct pipeline *pl)
 		pthread_cond_wait(&pl->frame_free, &pl->lock);
 	f = pl->free_frames;
 	pl->free_frames = f->next;
+	pl->nfree_frames--;
 	f->next = NULL;
 	f->len = 0;
 	f->last = 0;
@@ -143,7 +145,15 @@ void frame_put(struct frame *f)
 	f->stream = NULL;
 	f->next = pl->free_frames;
 	pl->free_frames = f;
+	pl->nfree_frames++;
 	pthread_cond_signal(&pl->frame_free);
+}
+
+bool frames_scarce(struct pipeline *pl)
+{
+	LOCK_SCOPE(&pl->lock);
+
+	return pl->nfree_frames < pl->nworkers;
 }
 
 /* A device that is gone fails every read: that is no bad sector. */
@@ -281,6 +291,7 @@ static int allocate(struct pipeline *pl, uint64_t memory)
 		pl->frames[i].next = pl->free_frames;
 		pl->free_frames = &pl->frames[i];
 	}
+	pl->nfree_frames = pl->nframes;
 	return 0;
 }
 

@@ -84,6 +84,8 @@ void job_requeue(struct job *job);
 /* Waits until there is one. */
 struct frame *frame_get(struct pipeline *pl);
 void frame_put(struct frame *f);
+/* True if fewer are free than there are workers: one that is kept half full may keep everybody from going on. */
+bool frames_scarce(struct pipeline *pl);
 unsigned frame_total(const struct pipeline *pl);
 
 /* Bytes read from disks so far. */

@@ -100,14 +100,6 @@ static struct frame *claim(struct stream *s)
 	return f;
 }
 
-static void release(struct stream *s, struct frame *f)
-{
-	LOCK_SCOPE(&s->lock);
-
-	f->next = s->open;
-	s->open = f;
-}
-
 /* Numbers the frame and hands it on. */
 static void send_frame(struct stream *s, struct frame *f)
 {
@@ -125,6 +117,22 @@ static void send_frame(struct stream *s, struct frame *f)
 	s->digest += digest;
 	pthread_mutex_unlock(&s->lock);
 	s->push(s->push_ctx, f);
+}
+
+/*
+ * Keeps the frame open for more, unless frames are scarce: many streams that each keep some half full while all workers wait for one
+ * more would wait for ever. As many as there are workers are thus always on their way, or free.
+ */
+static void release(struct stream *s, struct frame *f)
+{
+	if (f->head.ncells && frames_scarce(s->pipeline)) {
+		send_frame(s, f);
+		return;
+	}
+	LOCK_SCOPE(&s->lock);
+
+	f->next = s->open;
+	s->open = f;
 }
 
 /* f, if a cell has room in it; else f is sent and another one taken, which may have been left full, too. */

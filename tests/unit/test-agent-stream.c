@@ -224,3 +224,38 @@ Test(stream, full_frame_left_by_another)
 	free(other.plain);
 	free(sink.image);
 }
+
+#define MANY 40
+
+/* More streams than frames, each with something that does not fill one. */
+Test(stream, more_streams_than_frames, .timeout = 60)
+{
+	struct pipeline_opts opts = {
+		.memory = PIPELINE_MEMORY_MIN, .engine = READER_AIO, .depth = 4, .workers = 4};
+	uint8_t *plain = malloc(TM_BLOCK);
+	struct tm_err err = {0};
+	struct stream s[MANY];
+	struct pipeline *pl;
+
+	sink.image = calloc(BLOCKS + 4, TM_BLOCK);
+	random_bytes(plain, TM_BLOCK);
+	cr_assert_eq(pipeline_start(&opts, &pl, &err), 0, "%s", err.msg);
+	cr_assert_lt(frame_total(pl), MANY);
+	for (unsigned i = 0; i < MANY; i++) {
+		stream_init(&s[i], pl, push, NULL);
+		s[i].disk_size = SIZE;
+	}
+	for (unsigned block = 0; block < 3 * MANY; block++)
+		stream_encode(&s[block % MANY], block, 1, plain, NULL, 0);
+	for (unsigned i = 0; i < MANY; i++) {
+		cr_assert_eq(stream_flush(&s[i], &err), 0, "%s", err.msg);
+		stream_exit(&s[i]);
+	}
+	for (unsigned block = 0; block < 3 * MANY; block++) {
+		cr_assert_eq(sink.got[block], 1);
+		cr_assert_eq(memcmp(sink.image + block * TM_BLOCK, plain, TM_BLOCK), 0);
+	}
+	pipeline_stop(pl);
+	free(plain);
+	free(sink.image);
+}
