@@ -77,6 +77,33 @@ static void settle_debt(struct store *st, const uint8_t *machine, int done)
 	pthread_rwlock_unlock(&st->lock);
 }
 
+/* The n-th machine: 1 and its UUID, or 0. */
+static int nth_machine(struct store *st, size_t n, uint8_t uuid[TM_UUID])
+{
+	const struct machine *m;
+
+	pthread_rwlock_rdlock(&st->lock);
+	for (m = st->machines; m && n; m = m->next)
+		n--;
+	if (m)
+		memcpy(uuid, m->uuid, TM_UUID);
+	pthread_rwlock_unlock(&st->lock);
+	return m != NULL;
+}
+
+/* Machines that come or go meanwhile are met twice or missed: another time. */
+static int prune_all(struct store *st, const uint8_t *machine, struct tm_err *err)
+{
+	uint8_t uuid[TM_UUID];
+	int ret = 0;
+
+	if (machine)
+		return store_prune(st, machine, err);
+	for (size_t i = 0; !ret && !atomic_load(&st->interrupted) && nth_machine(st, i, uuid); i++)
+		ret = store_prune(st, uuid, err);
+	return ret;
+}
+
 int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
 {
 	int ret;
@@ -85,6 +112,8 @@ int store_compact(struct store *st, const uint8_t *machine, struct tm_err *err)
 		return tm_fail(err, EBUSY, "the index is being compacted already");
 	settle_debt(st, machine, 0);
 	ret = each_disk(st, machine, squash_and_compact, NULL, err);
+	if (!ret)
+		ret = prune_all(st, machine, err);
 	if (!ret && !atomic_load(&st->interrupted))
 		settle_debt(st, machine, 1);
 	atomic_store(&st->compacting, 0);

@@ -457,6 +457,11 @@ int checkpoint_hold(struct store *st, const char *name, struct tm_err *err);
 struct squash *squash_begin(struct store *st, uint32_t disk, struct tm_err *err);
 int squash_end(struct squash *q);
 
+/*
+ * prune.c: removes records of the machine's attempts that no entry needs any more, if they are many. Nothing is done while packs are collected.
+ */
+int store_prune(struct store *st, const uint8_t machine[TM_UUID], struct tm_err *err);
+
 /* filter.c */
 /* Is there a kept point or a view in [from, to), or the newest state (to == NEVER)? st->lock held. */
 int points_need(struct store *st, const struct machine *m, uint64_t from, uint64_t to);

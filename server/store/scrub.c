@@ -29,7 +29,8 @@ static uint64_t visible_at(struct store *st, const char *key, const struct loc *
 	if (!(l->flags & LOC_COND))
 		return key_seq(key);
 	v = vis_find(st->vis, st->nvis, key_seq(key));
-	return v ? v->at : NEVER;
+	/* Its record may have gone since the walk read the entry: then it is visible. */
+	return v ? v->at : key_seq(key);
 }
 
 /* Who sees the damage: the kept points from when it became visible up to when something newer did. st->lock held. */

@@ -212,6 +212,8 @@ static void defaults(struct store_opts *o, const struct store_opts *given)
 		o->pack_bytes = 1ull << 30;
 	if (!o->items_max)
 		o->items_max = 65536;
+	if (!o->prune_min)
+		o->prune_min = 4096;
 	if (!o->own_pack_mib)
 		o->own_pack_mib = 16;
 }

@@ -38,6 +38,8 @@ struct store_opts {
 	uint32_t items_max;  /* index entries an attempt may hold in memory; 0 = 65,536 (3 MiB) */
 	uint64_t
 		rate; /* bytes per second for the index's compaction and the squash pass; 0 = unlimited */
+	uint32_t
+		prune_min; /* records of ended attempts of a machine that are worth a walk; 0 = 4,096 (0.3 MiB) */
 	uint32_t own_pack_mib; /* an epoch's disk gets a pack of its own beyond this; 0 = 16 */
 	uint8_t stats;         /* 1: the engine counts for store_io(); costs some processor time */
 };

@@ -85,8 +85,8 @@ static uint64_t make_piece(struct source *m, uint64_t cut)
 	while (store_attempts(st, find_stale, &s, &err))
 		must(store_abort(st, s.seq, &err), "abort", &err);
 	if (store_attempt_resume(
-		    st, no, TM_ATTEMPT_RESYNC, tracking, &seq, &done, &n, &parts, &err))
-		must(store_attempt_begin(st, m->uuid, TM_ATTEMPT_RESYNC, no, tracking, &seq, &err),
+		    st, no, TM_ATTEMPT_CATCHUP, tracking, &seq, &done, &n, &parts, &err))
+		must(store_attempt_begin(st, m->uuid, TM_ATTEMPT_CATCHUP, no, tracking, &seq, &err),
 			"begin piece", &err);
 	for (uint32_t b = cut % 5; b < BLOCKS; b += 5)
 		if (is_done(done, n, b))

@@ -162,7 +162,8 @@ static struct tm_epoch_id id_of(const struct source *m, uint64_t cut)
 	return id;
 }
 
-static const struct store_opts small = {.reserve_bytes = UINT64_MAX,
+static const struct store_opts small = {.prune_min = 1,
+	.reserve_bytes = UINT64_MAX,
 	.items_max = 100,
 	.pack_bytes = 4 << 20,
 	.buffer_bytes = 2 << 20,

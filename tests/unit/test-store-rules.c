@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "server/store/backup.h"
+#include "server/store/internal.h"
 #include "server/store/space.h"
 #include "tests/unit/store-model.h"
 
@@ -18,7 +19,8 @@ static struct store *st;
 static struct tm_err err;
 static struct store_disk disk;
 static const uint8_t machine[TM_UUID] = {7}, tracking[TM_UUID] = {8};
-static const struct store_opts opts = {.reserve_bytes = UINT64_MAX, .buffer_bytes = 1 << 20};
+static const struct store_opts opts = {
+	.reserve_bytes = UINT64_MAX, .buffer_bytes = 1 << 20, .prune_min = 1};
 
 static void must(int ret)
 {
@@ -338,6 +340,105 @@ Test(rules, getting_space_back_keeps_to_its_rate)
 	begun = now_s();
 	must(store_collect(st, &slow, NULL, &err));
 	cr_assert_gt(now_s() - begun, 0.4);
+}
+
+/* A piece of two blocks, complete. */
+static uint64_t piece_of(int kind, uint32_t id)
+{
+	uint64_t seq = begin(kind);
+
+	put(seq, 1, id);
+	put(seq, 2, id);
+	must(store_part(st, seq, NULL, 0, 1, &err));
+	return seq;
+}
+
+static uint64_t epoch(uint64_t cut, uint64_t block, uint32_t id, const uint64_t *piece)
+{
+	uint64_t seq = begin(TM_ATTEMPT_EPOCH);
+
+	put(seq, block, id);
+	must(commit(seq, cut, cut - 1, piece, 1));
+	return seq;
+}
+
+static void compact(void)
+{
+	must(store_compact(st, machine, &err));
+}
+
+Test(rules, a_record_goes_when_nobody_can_tell_the_difference)
+{
+	uint64_t first = epoch(1, 1, 1, NULL), piece = piece_of(TM_ATTEMPT_CATCHUP, 2);
+	uint64_t between = epoch(2, 3, 3, NULL), last = epoch(3, 4, 4, &piece);
+	char got[TM_BLOCK], want[TM_BLOCK];
+	struct store_view *v;
+
+	compact();
+	cr_assert_eq(st->nvis, 1, "a point does not see what is there already");
+	cr_assert(reads_as(between, 1, 1) && reads_as(between, 2, 0));
+	must(store_view_open(st, machine, disk.no, between, &v, &err));
+	must(store_points_drop(st, machine, &between, 1, &err));
+	compact();
+	cr_assert_eq(st->nvis, 1, "a reader does not see it, either");
+	must(store_view_read(v, got, sizeof(got), TM_BLOCK, &err));
+	md_fill(1, 1, want);
+	cr_assert(!memcmp(got, want, TM_BLOCK));
+	store_view_close(v);
+	compact();
+	cr_assert_eq(st->nvis, 0);
+	for (int i = 0; i < 3; i++) {
+		cr_assert(reads_as(first, 1, 1) && reads_as(first, 2, 0) && reads_as(first, 3, 0));
+		cr_assert(reads_as(last, 1, 2) && reads_as(last, 2, 2) && reads_as(last, 3, 3));
+		cr_assert(reads_as(last, 4, 4) && reads_as(0, 1, 2));
+		if (i == 1)
+			reopen();
+		else
+			compact();
+		cr_assert_eq(st->nvis, 0);
+	}
+}
+
+Test(rules, records_of_open_and_of_aborted_attempts)
+{
+	uint64_t point = epoch(1, 1, 1, NULL), open = begin(TM_ATTEMPT_CATCHUP), lost, last;
+
+	put(open, 1, 5);
+	must(store_part(st, open, NULL, 0, 0, &err));
+	lost = piece_of(TM_ATTEMPT_RESYNC, 6);
+	must(store_abort(st, lost, &err));
+	cr_assert_eq(st->nvis, 2);
+	compact();
+	cr_assert_eq(st->nvis, 1, "only what has ended goes");
+	reopen();
+	cr_assert_eq(st->nvis, 1);
+	cr_assert(reads_as(point, 1, 1) && reads_as(point, 2, 0));
+	/* What is open still comes. */
+	put(open, 2, 5);
+	must(store_part(st, open, NULL, 0, 1, &err));
+	last = epoch(2, 3, 3, &open);
+	compact();
+	cr_assert_eq(st->nvis, 0);
+	cr_assert(reads_as(point, 1, 1) && reads_as(last, 1, 5) && reads_as(last, 2, 5));
+}
+
+Test(rules, the_record_of_an_initial_sync_stays_as_long_as_its_entries)
+{
+	uint64_t piece = piece_of(TM_ATTEMPT_INITIAL, 2), points[3];
+
+	points[0] = epoch(1, 3, 3, &piece);
+	compact();
+	cr_assert_eq(st->nvis, 1);
+	cr_assert(reads_as(points[0], 1, 2));
+	points[1] = epoch(2, 1, 4, NULL);
+	points[2] = epoch(3, 2, 5, NULL);
+	must(store_points_drop(st, machine, points, 2, &err));
+	/* It makes no walk worth it, but goes with the next. */
+	must(store_abort(st, begin(TM_ATTEMPT_CATCHUP), &err));
+	compact();
+	cr_assert_eq(st->nvis, 0);
+	cr_assert(reads_as(points[2], 1, 4) && reads_as(points[2], 2, 5) &&
+		  reads_as(points[2], 3, 3));
 }
 
 static int until_half(void *arg, uint64_t done, uint64_t total)

@@ -16,6 +16,7 @@ static struct tm_err err;
 
 static const struct store_opts tiny = {
 	.reserve_bytes = UINT64_MAX,
+	.prune_min = 1,
 	.items_max = 24,
 	.pack_bytes = 200 << 10,
 	.cache_bytes = 1 << 20,
