@@ -100,6 +100,7 @@ static void pass(struct keeper *k)
 	bool full = __atomic_load_n(&s->full, __ATOMIC_RELAXED), compacted = false;
 	struct machine *first, *m;
 
+	store_ballast(s->store);
 	pthread_mutex_lock(&s->lock);
 	first = s->machines; /* the list only grows at its head */
 	pthread_mutex_unlock(&s->lock);

@@ -41,7 +41,7 @@ uint64_t collect_room(const struct collector *c)
 	if (c->st->o.reserve_bytes == UINT64_MAX)
 		return max;
 	room = free_bytes(c->st->rootfd);
-	room -= room < c->st->o.reserve_bytes / 2 ? room : c->st->o.reserve_bytes / 2;
+	room -= room < c->st->o.reserve_bytes / 16 ? room : c->st->o.reserve_bytes / 16;
 	return room < max ? room : max;
 }
 
@@ -70,24 +70,32 @@ static void choose_more(struct collector *c, uint64_t budget)
 		}
 }
 
+/* Nothing of it is alive, or it is more than a third dead, or it is to be merged with others. */
+static int deserves(const struct collector *c, const struct pile *p, size_t small)
+{
+	return !p->live || p->live < dead_in(p) * 2 || (is_small(c, p) && small > SMALL_SHARE);
+}
+
 void collect_choose(struct collector *c)
 {
-	uint64_t budget = collect_room(c);
+	uint64_t room = collect_room(c), budget = room;
 	size_t small = count_small(c);
 
 	for (size_t i = 0; i < c->n; i++) {
-		struct pile *p = &c->p[i];
-
-		c->r->live_bytes += p->live;
-		c->r->dead_bytes += dead_in(p);
-		if (p->keep || p->live > budget)
-			continue;
-		if (p->live >= dead_in(p) * 2 && p->live &&
-			!(is_small(c, p) && small > SMALL_SHARE))
-			continue;
-		p->move = 1;
-		budget -= p->live;
+		c->r->live_bytes += c->p[i].live;
+		c->r->dead_bytes += dead_in(&c->p[i]);
 	}
+	/* Those with little to copy first: of little room they make much. */
+	for (uint64_t share = 16; share; share /= 4)
+		for (size_t i = 0; i < c->n; i++) {
+			struct pile *p = &c->p[i];
+
+			if (p->move || p->keep || p->live > budget || p->live > room / share ||
+				!deserves(c, p, small))
+				continue;
+			p->move = 1;
+			budget -= p->live;
+		}
 	choose_more(c, budget);
 }
 

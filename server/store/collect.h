@@ -32,7 +32,7 @@ struct collector {
 	struct pace pace;
 };
 
-/* Bytes that may be copied now: getting space back may use half of the reserve. */
+/* Bytes that may be copied now: getting space back may use the reserve, but for a sixteenth. */
 uint64_t collect_room(const struct collector *c);
 /* By the ledger: is a walk over the index worth it? Says in the result what it estimates. */
 int collect_worth(struct collector *c);

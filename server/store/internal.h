@@ -462,6 +462,9 @@ int squash_end(struct squash *q);
  */
 int store_prune(struct store *st, const uint8_t machine[TM_UUID], struct tm_err *err);
 
+/* ballast.c: gives it up if there is next to no room left. */
+void ballast_give(struct store *st);
+
 /* filter.c */
 /* Is there a kept point or a view in [from, to), or the newest state (to == NEVER)? st->lock held. */
 int points_need(struct store *st, const struct machine *m, uint64_t from, uint64_t to);

@@ -78,10 +78,12 @@ static void stop_compaction(struct store *st)
 
 int store_index_reopen(struct store *st, struct tm_err *err)
 {
-	uint64_t before = free_bytes(st->rootfd);
 	struct tm_err ignored;
+	uint64_t before;
 	int ret;
 
+	ballast_give(st);
+	before = free_bytes(st->rootfd);
 	if (atomic_load(&st->interrupted))
 		return tm_fail(err, ECANCELED, "the store is about to be closed");
 	if (too_early(st)) {

@@ -84,11 +84,17 @@ struct store_collected {
 
 /*
  * Removes packs without a live cell; copies the live cells of those that are more than a third dead (or small and many) verbatim into new packs and
- * removes these. A walk over the whole index (see lazy). Goes below the reserve, to half of it, for what it copies. Ingest and reading go
+ * removes these. A walk over the whole index (see lazy). Uses the reserve, but for a sixteenth, for what it copies. Ingest and reading go
  * on. One at a time (-EBUSY).
  */
 int store_collect(struct store *st, const struct store_collect_opts *opts,
 	struct store_collected *result, struct tm_err *err);
+
+/*
+ * To be called now and then, and before points are dropped: gives up STORE/ballast if there is so little room that retention could not write, and
+ * makes it anew when there is room for it beside the reserve.
+ */
+void store_ballast(struct store *st);
 
 /* ---- Finding damage (scrub.c) ---------------------------------------------------------------------------------------- */
 

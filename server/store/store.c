@@ -248,6 +248,7 @@ static int open_steps(struct store *st, struct tm_err *err)
 	st->rootfd = open_dir(AT_FDCWD, st->path, err);
 	if (st->rootfd < 0 || lock_store(st, err) || identity_read(st, err))
 		return -err->code;
+	ballast_give(st);
 	st->packsfd = open_dir(st->rootfd, "packs", err);
 	if (st->packsfd < 0)
 		return -err->code;
