@@ -3,7 +3,7 @@
 # Sourced by vm: what changes from run to run goes into a small image beside the suite's: the module, the programs, the
 # tests. Programs built on this machine carry their own C library along, so that one build runs in every guest.
 
-# build_module SUITE: kmod/ for the suite's kernel, W=1, any warning is an error; result in build/kmod/SUITE:
+# build_module SUITE: kmod/ for the suite's kernel, W=1, any warning is an error, also sparse's; result in build/kmod/SUITE:
 # tidemark.ko, and lib/ with what the guest's modprobe needs to know of it. Does nothing when no source is newer.
 build_module() {
 	local suite=$1 out=build/kmod/$1 dir kver lock rc=0
@@ -37,17 +37,34 @@ compile_module() {
 		depmod $kver && cp /lib/modules/$kver/modules.* $lib/"
 }
 
+# sparse_kit DIR: this machine's sparse with its libraries, and DIR/check, which runs it in any suite. (Where it does not know the headers'
+# language, as that of 7.x, the kernel's own makefile leaves it out.)
+sparse_kit() {
+	local dir=$1 from so
+	from=$(type -P sparse) || return 1
+	mkdir -p "$dir"
+	cp -L "$from" "$dir/" || return 1
+	while read -r so; do cp -L "$so" "$dir/" || return 1; done < <(ldd "$from" | grep -o '/[^ ]*')
+	cat >"$dir/check" <<-END
+		#!/bin/sh
+		exec "$dir/ld-linux-x86-64.so.2" --library-path "$dir" "$dir/sparse" "\$@"
+	END
+	chmod +x "$dir/check"
+}
+
 # compile_into SUITE OUT KVER FOLDER [VARIABLE=VALUE]...
 compile_into() {
-	local suite=$1 out=$2 kver=$3 src=$2/$4 log=$2/log.$4
+	local suite=$1 out=$2 kver=$3 src=$2/$4 log=$2/log.$4 check
 	shift 4
 	mkdir -p "$src/common"
+	check=$(realpath "$out")/sparse
+	sparse_kit "$check" || { echo "vm: no sparse" >&2; return 1; }
 	rsync -a --delete --exclude='*.o' --exclude='*.ko' --exclude='.*' --exclude='*.mod*' --exclude=Module.symvers \
 		--exclude=modules.order --exclude='generated' kmod "$src/" &&
 		rsync -a common/tidemark_abi.h "$src/common/" || return 1
 	src=$(realpath "$src")
-	if ! in_chroot "$suite" --bind "$src" -- make -C "/lib/modules/$kver/build" "M=$src/kmod" W=1 ${KMOD_ARGS:-} "$@" \
-		modules >"$log" 2>&1; then
+	if ! in_chroot "$suite" --bind "$src" --bind "$check" -- make -C "/lib/modules/$kver/build" "M=$src/kmod" W=1 C=1 \
+		"CHECK=$check/check" ${KMOD_ARGS:-} "$@" modules >"$log" 2>&1; then
 		grep -E -A 5 'error|Error|warning|probe' "$log" | head -n 60 >&2
 		echo "vm: the module does not build for $suite ($kver): $log" >&2
 		return 1
