@@ -8,6 +8,7 @@
 #include <linux/slab.h>
 #include <linux/timekeeping.h>
 #include <linux/uuid.h>
+#include "save.h"
 #include "tidemark.h"
 
 struct tm_stats tm_stats;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the dirty map needs of its surroundings: the kernel's, or a few lines for user space. */
+/* What the dirty map and its saved form need of their surroundings: the kernel's, or a few lines for user space. */
 #ifndef TM_MAPENV_H
 #define TM_MAPENV_H
 
 #ifdef __KERNEL__
 #include <linux/kernel.h>
 #include <linux/bitops.h>
+#include <linux/crc32.h>
 #include <linux/atomic.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -34,6 +35,8 @@ static inline void tm_env_free(void *p)
 #include <stdlib.h>
 #include <string.h>
 
+typedef uint8_t u8;
+typedef uint32_t u32;
 typedef uint64_t u64;
 #define BITS_PER_LONG    64
 #define READ_ONCE(x)     (*(const volatile __typeof__(x) *)&(x))
@@ -52,6 +55,7 @@ typedef uint64_t u64;
 
 void *tm_page_get(void); /* the test's own, so that it can fail */
 void tm_page_put(void *page);
+u32 crc32_le(u32 crc, const void *p, size_t n); /* the same */
 
 static inline void tm_word_or(unsigned long *word, unsigned long bits)
 {

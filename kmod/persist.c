@@ -9,7 +9,6 @@
  * our knowing, nobody else's blocks are hit.
  * Restoring: see save.h. All of it is under tm_mutex but the spoiling.
  */
-#include <linux/crc32.h>
 #include <linux/delay.h>
 #include <linux/rculist.h>
 #include <linux/reboot.h>
@@ -17,6 +16,7 @@
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include "save.h"
+#include "tidemark.h"
 
 #define DRAIN_MS 10000 /* for writes in flight at shutdown */
 
@@ -175,7 +175,7 @@ static u64 blocks_for(u64 runs)
 static void compose_disk(struct tm_save *s, struct tm_disk *d, unsigned int shift, u64 n, u64 *at)
 {
 	struct tm_save_disk *sd = &s->disk[s->head.disks];
-	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER;
+	struct tmk_extent *x = tm_save_extents(s);
 	struct tm_map *map;
 
 	s->head.sectors[s->head.disks++] = d->sectors;
@@ -190,7 +190,7 @@ static void compose_disk(struct tm_save *s, struct tm_disk *d, unsigned int shif
 	if (d->witnesses)
 		memcpy(x + *at, d->witness, d->witnesses * sizeof(*x));
 	*at += sd->witnesses;
-	map = tm_save_map(x + sd->first_run, sd->runs, d);
+	map = tm_save_map(x + sd->first_run, sd->runs, tm_disk_blocks(d));
 	if (!map || tm_fingerprint(d, map, x + sd->first_witness, sd->witnesses, &sd->fingerprint))
 		sd->doubt |= TMK_DOUBT_ERROR;
 	tm_map_free(map);
@@ -221,7 +221,7 @@ static struct tm_save *compose(u64 *bytes)
 	s->state = TM_SAVE_CLEAN;
 	s->generation = ++file.generation;
 	s->data_bytes = *bytes - TM_SAVE_HEADER;
-	s->data_sum = crc32_le(~0, (void *)s + TM_SAVE_HEADER, s->data_bytes);
+	s->data_sum = crc32_le(~0, (void *)tm_save_extents(s), s->data_bytes);
 	tm_tracking_save(&s->tracking);
 	s->sum = crc32_le(~0, (void *)s, TM_SAVE_HEADER);
 	return s;
@@ -280,8 +280,7 @@ static int write_maps(void)
 	err = check_place(bytes / TMK_BLOCK);
 	if (!err) {
 		file.saved = bytes / TMK_BLOCK;
-		err = write_blocks(
-			(void *)s + TM_SAVE_HEADER, header, bytes / TMK_BLOCK - header, 0);
+		err = write_blocks(tm_save_extents(s), header, bytes / TMK_BLOCK - header, 0);
 	}
 	if (!err)
 		err = write_blocks((void *)s + TMK_BLOCK, 1, header - 1, 0);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Takes a saved map back: see save.h. Every doubt ends in "no". Under tm_mutex. */
-#include <linux/crc32.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include "save.h"
+#include "tidemark.h"
 
 #define LEN_MAX (1ULL << 30)
 
@@ -11,50 +11,6 @@ static int no(struct tmk_restore *arg, enum tmk_restore_doubt why)
 {
 	arg->reason = why;
 	return -EINVAL;
-}
-
-static bool beyond(u64 first, u64 n, u64 end)
-{
-	return first > end || n > end - first;
-}
-
-/* Is the file whole? */
-static enum tmk_restore_doubt check_file(struct tm_save *s, u64 len)
-{
-	u32 sum = s->sum, i;
-	u64 runs;
-
-	if (s->head.magic == TMK_MAP_EMPTY || !s->head.magic)
-		return TMK_RESTORE_UNCLEAN;
-	if (s->head.magic != TMK_MAP_SAVED)
-		return TMK_RESTORE_NO_FILE;
-	if (s->version != TM_SAVE_VERSION)
-		return TMK_RESTORE_NO_FILE;
-	if (s->state != TM_SAVE_CLEAN)
-		return TMK_RESTORE_UNCLEAN;
-	s->sum = 0;
-	if (crc32_le(~0, (void *)s, TM_SAVE_HEADER) != sum ||
-		s->data_bytes > len - TM_SAVE_HEADER || s->head.disks > TMK_MAX_DISKS)
-		return TMK_RESTORE_CHECKSUM;
-	if (crc32_le(~0, (void *)s + TM_SAVE_HEADER, s->data_bytes) != s->data_sum)
-		return TMK_RESTORE_CHECKSUM;
-	runs = s->data_bytes / sizeof(struct tmk_extent);
-	for (i = 0; i < s->head.disks; i++)
-		if (beyond(s->disk[i].first_run, s->disk[i].runs, runs) ||
-			beyond(s->disk[i].first_witness, s->disk[i].witnesses, runs))
-			return TMK_RESTORE_CHECKSUM;
-	return TMK_RESTORED;
-}
-
-struct tm_map *tm_save_map(const struct tmk_extent *x, u64 n, struct tm_disk *d)
-{
-	struct tm_map *map = tm_map_new(tm_disk_blocks(d));
-	u64 i, end = tm_disk_blocks(d);
-
-	for (i = 0; map && i < n; i++)
-		if (x[i].start < end)
-			tm_map_set(map, x[i].start, x[i].start + min(x[i].count, end - x[i].start));
-	return map;
 }
 
 static u64 writes_of(struct tm_disk *d)
@@ -71,7 +27,7 @@ static u64 writes_of(struct tm_disk *d)
 static enum tmk_restore_doubt find(
 	struct tm_save *s, struct tm_disk *d, struct tm_save_disk **out, struct tm_map **map)
 {
-	struct tmk_extent *x = (void *)s + TM_SAVE_HEADER;
+	struct tmk_extent *x = tm_save_extents(s);
 	enum tmk_restore_doubt why = TMK_RESTORE_NO_DISK;
 	u64 print;
 	u32 i;
@@ -82,7 +38,7 @@ static enum tmk_restore_doubt find(
 		if (sd->sectors != d->sectors)
 			continue;
 		why = TMK_RESTORE_FOREIGN;
-		*map = tm_save_map(x + sd->first_run, sd->runs, d);
+		*map = tm_save_map(x + sd->first_run, sd->runs, tm_disk_blocks(d));
 		if (*map &&
 			!tm_fingerprint(d, *map, x + sd->first_witness, sd->witnesses, &print) &&
 			print == sd->fingerprint) {
@@ -97,7 +53,7 @@ static enum tmk_restore_doubt find(
 
 static int restore(struct tm_save *s, struct tm_disk *d, struct tmk_restore *arg)
 {
-	enum tmk_restore_doubt why = check_file(s, arg->len);
+	enum tmk_restore_doubt why = tm_save_check(s, arg->len);
 	struct tm_save_disk *sd = NULL;
 	struct tm_map *map = NULL, *mine;
 

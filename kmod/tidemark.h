@@ -147,6 +147,11 @@ extern struct workqueue_struct *tm_wq;
 /* hook.c: the write path. */
 int tm_hook_start(u32 *reason); /* under tm_mutex; may sleep long */
 void tm_hook_stop(void);
+/*
+ * Does what submit_bio() hands on come to the hook, and can it be kept from going on? A compiler may have merged the two
+ * functions. Tried with an empty flush, which the disk sees only if the answer is no. Under tm_mutex; may sleep.
+ */
+bool tm_hook_works(struct block_device *bdev);
 void tm_hook_add(struct tm_disk *d);
 void tm_hook_remove(
 	struct tm_disk *d); /* the hook may still be in it until a grace period has passed */
@@ -215,14 +220,7 @@ bool tm_frozen_settled(void);
 u64 tm_events(void);
 void tm_tracking_new(u8 uuid[16]);
 void tm_gate(bool shut); /* holds all writes; returns when no hook lets one pass any more */
-/* What is known of the line of epochs; saved with the maps. */
-struct tm_tracking {
-	u8 uuid[16];
-	struct tmk_id acked;
-	u64 last_cut;
-	u32 nids, pad;
-	struct tmk_id ids[TMK_MAX_IDS];
-};
+struct tm_tracking;      /* save.h */
 void tm_tracking_save(struct tm_tracking *t);
 int tm_tracking_restore(const struct tm_tracking *t);
 void tm_epoch_exit(void);
@@ -289,6 +287,9 @@ struct tmk_extent *tm_extents_get(u64 user, u32 count, u64 limit);
 #define TM_OFF_IMAGES  4
 #define TM_OFF_REENTRY 8
 #define TM_OFF_BUSY    16
+#define TM_OFF_HOOK    32  /* the hook does not see its probe */
+#define TM_OFF_CTX     64  /* no context can be had */
+#define TM_OFF_MEMORY  128 /* no memory for before-images but the reserve */
 #ifdef TM_TEST
 #define TM_IS_TEST true
 extern unsigned int tm_test_off, tm_test_delay_us;
