@@ -183,6 +183,35 @@ static void add_details(cJSON *o, const struct machine *m)
 		cJSON_AddItemToArray(disks, disk_json(m, m->disks[i]));
 }
 
+struct in_use {
+	cJSON *array;
+	const uint8_t *machine;
+};
+
+static int add_checkpoint(void *arg, const struct store_checkpoint_info *info)
+{
+	struct in_use *u = arg;
+	cJSON *o;
+
+	if (!tm_uuid_equal(info->machine, u->machine))
+		return 0;
+	o = cJSON_CreateObject();
+	tm_json_u64(o, "point", info->seq);
+	cJSON_AddStringToObject(o, "name", info->name);
+	tm_json_u64(o, "bytes", info->bytes);
+	cJSON_AddBoolToObject(o, "read", info->in_use);
+	cJSON_AddItemToArray(u->array, o);
+	return 0;
+}
+
+/* Points in use, and what space nothing but them holds. */
+static int add_in_use(cJSON *o, struct machine *m, struct tm_err *err)
+{
+	struct in_use u = {cJSON_AddArrayToObject(o, "in_use"), m->uuid};
+
+	return store_checkpoints(m->server->store, add_checkpoint, &u, err);
+}
+
 int control_show(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
@@ -202,6 +231,8 @@ int control_show(
 	tm_json_time(*result, "enrolled", (uint64_t)c.enrolled * TM_SEC);
 	cJSON_AddStringToObject(*result, "hold_reason", c.held ? c.why : "");
 	rc = add_alarms(*result, m, err);
+	if (!rc)
+		rc = add_in_use(*result, m, err);
 	if (rc) {
 		cJSON_Delete(*result);
 		*result = NULL;

@@ -252,6 +252,13 @@ static void print_show(const cJSON *r)
 		tm_table_cell(t, "%s", tm_json_str(o, "tracker"));
 	}
 	tm_table_print(t, stdout);
+	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(r, "in_use"))
+		printf("in use    point %" PRIu64 " as %s%s, holds %s of its own\n",
+			tm_json_num(o, "point"), tm_json_str(o, "name"),
+			cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(o, "read"))
+				? ""
+				: " (nobody reads it)",
+			tm_size_format(tm_json_num(o, "bytes"), text));
 	cJSON_ArrayForEach (o, cJSON_GetObjectItemCaseSensitive(r, "alarms"))
 		printf("alarm     %s %s\n", tm_json_str(o, "time"), tm_json_str(o, "text"));
 }
