@@ -2,7 +2,7 @@
 /*
  * ingestbench DIR SECONDS: what getting space back costs those who commit. MACHINES threads commit epochs of BLOCKS random single blocks
  * as fast as they go; each second all points but one of 20 are dropped. Four spans of SECONDS in turn without and with compaction and
- * collection, which in the latter follow each other without a pause. Prints two rows of a table and what was written.
+ * collection, which in the latter follow each other without a pause, at the default rate. Prints two rows of a table and what was written.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -16,9 +16,9 @@
 
 #define MACHINES 8
 #define BLOCKS   16
-#define POOL     4096u      /* cells of a machine, one per block of its disk */
-#define SAMPLES  (1u << 20) /* latencies kept, of all machines and spans of a kind */
-#define RATE     (64ull << 20)
+#define POOL     4096u         /* cells of a machine, one per block of its disk */
+#define SAMPLES  (1u << 20)    /* latencies kept, of all machines and spans of a kind */
+#define RATE     (16ull << 20) /* the default of reclaim_rate */
 
 struct machine {
 	pthread_t thread;
@@ -204,7 +204,7 @@ static void run(int span)
 
 int main(int argc, char **argv)
 {
-	struct store_opts o = {.stats = 1, .pack_bytes = 64 << 20};
+	struct store_opts o = {.stats = 1, .pack_bytes = 64 << 20, .rate = RATE};
 	struct store_io io;
 	struct tm_err err;
 	pthread_t thread;
