@@ -4,7 +4,7 @@ $(B)/tests/store/powercut: $(B)/tests/store/powercut-main.o $(B)/tests/store/pow
 	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(shell pkg-config --libs fuse3)
 $(B)/tests/store/powercut-main.o: PKG_CFLAGS += $(shell pkg-config --cflags fuse3)
 
-# Hours: fifteen days at one point every five seconds, on a real disk.
+# An hour or two: fifteen days at one point every five seconds, on a real disk (TMPDIR; 10 GB).
 soak: deps
 	$(MAKE) helpers
 	EPOCHS=259200 timeout 8h tests/store/test-retention
