@@ -29,16 +29,18 @@ static struct ledger_note **slot(struct ledger *l, uint32_t no)
 
 static struct ledger_note *note(struct ledger *l, uint32_t no)
 {
-	struct ledger_note **p = slot(l, no);
+	struct ledger_note **p = slot(l, no), *n = *p;
 
-	if (*p)
-		return *p;
-	*p = calloc(1, sizeof(**p));
-	if (*p)
-		(*p)->no = no;
-	else
+	if (n)
+		return n;
+	n = calloc(1, sizeof(*n));
+	if (n) {
+		n->no = no;
+		*p = n;
+	} else {
 		l->walked_s = 0;
-	return *p;
+	}
+	return n;
 }
 
 static int64_t now_s(void)
