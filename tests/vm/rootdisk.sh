@@ -56,6 +56,33 @@ initramfs() {
 	cp "$dir/list" "$target.list"
 }
 
+# dracut_initramfs TARGET BOOT.CONF: the same made by dracut, this machine's, which is bookworm's as the suite has to be. Needs
+# initramfs() before it.
+dracut_initramfs() {
+	local target=$1 conf=$2 dir=$T/initramfs f
+	cp "$conf" "$dir/boot.conf" || return 1
+	dpkg -L dracut-core | while read -r f; do [ -d "$f" ] || echo "$f"; done | tar -C / -cf "$dir/dracut.tar" -P -T - || return 1
+	cat >"$dir/make" <<-'END'
+		set -e
+		dir=$1
+		kver=$(basename "$(echo /lib/modules/*)")
+		tar -C / -xPf "$dir/dracut.tar"
+		mkdir -p /usr/lib/tidemark /var/lib/tidemark-agent
+		cp -r "$dir/lib/." "/lib/modules/$kver/"
+		cp "$dir/inst/usr/lib/tidemark/tidemark-boot" /usr/lib/tidemark/
+		cp -r "$dir/inst/usr/lib/dracut/." /usr/lib/dracut/
+		cp "$dir/boot.conf" /var/lib/tidemark-agent/
+		dracut --force --no-hostonly --gzip --kver "$kver" --modules 'base udev-rules rootfs-block tidemark' \
+			--drivers 'virtio_pci virtio_blk virtio_console virtio_rng squashfs overlay ext4' "$dir/initrd"
+		lsinitrd "$dir/initrd" >"$dir/list"
+	END
+	tests/vm/vm chroot "$suite" --bind "$dir" -- bash "$dir/make" "$dir" >"$dir/log" 2>&1 || { cat "$dir/log"; return 1; }
+	for f in etc/tidemark/boot.conf usr/sbin/tidemark-boot 'updates/tidemark\.ko' 'hooks/pre-mount/00-tidemark-pre-mount\.sh'; do
+		grep -q "$f" "$dir/list" || { cat "$dir/log" "$dir/list"; echo "FAIL: no $f in dracut's initramfs"; return 1; }
+	done
+	mv "$dir/initrd" "$target"
+}
+
 # boot_root INITRD COMMAND...: of the guest, on $T/root.img (vda), $T/store.img (vdb) and $T/data.img (vdc). One processor: see reboot.sh.
 boot_root() {
 	local initrd=$1
