@@ -42,7 +42,8 @@ static const char *refusal_text(uint32_t reason)
 {
 	static const char *const texts[] = {
 		[TMK_REFUSE_NO_HOOK] = "this kernel cannot redirect block writes",
-		[TMK_REFUSE_HOOK_BUSY] = "another tool redirects block writes",
+		[TMK_REFUSE_HOOK_BUSY] =
+			"another tool redirects block writes, or kernel.ftrace_enabled is 0",
 		[TMK_REFUSE_PARTITION] = "not a whole disk",
 		[TMK_REFUSE_READ_ONLY] = "read-only",
 		[TMK_REFUSE_ZONED] = "a zoned disk",

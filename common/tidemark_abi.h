@@ -42,8 +42,9 @@ struct tmk_version {
 
 enum tmk_refusal {
 	TMK_OK = 0,
-	TMK_REFUSE_NO_HOOK = 1,   /* EOPNOTSUPP: this kernel cannot redirect submit_bio_noacct */
-	TMK_REFUSE_HOOK_BUSY = 2, /* EBUSY: another tool (livepatch, block filter) redirects it */
+	TMK_REFUSE_NO_HOOK = 1, /* EOPNOTSUPP: this kernel cannot redirect submit_bio_noacct */
+	TMK_REFUSE_HOOK_BUSY =
+		2, /* EBUSY: another tool redirects it, or kernel.ftrace_enabled is 0 */
 	TMK_REFUSE_PARTITION = 3, /* EINVAL: not a whole disk */
 	TMK_REFUSE_READ_ONLY = 4, /* EROFS */
 	TMK_REFUSE_ZONED = 5,     /* EOPNOTSUPP */
@@ -140,7 +141,7 @@ struct tmk_stats {
 	__u64 commits, aborts, breaks;
 	__u64 image_limit, image_now, image_peak;        /* bytes */
 	__u64 break_memory, break_deadline, break_error; /* reasons of breaks */
-	__u64 recursions; /* writes missed in a recursion of the tracer: each one put its disk in doubt */
+	__u64 recursions;        /* always 0: the hook needs no guard against recursion */
 	__u64 noctx;             /* writes that got no context at once */
 	__u64 cut_us[TMK_HIST];  /* how long a cut held writes */
 	__u64 held_us[TMK_HIST]; /* how long a write was held, for whatever reason */

@@ -222,6 +222,13 @@ static int go_live(struct tm_disk *d, u32 *reason)
 	err = tm_hook_start(reason);
 	if (err)
 		goto out;
+	if (!tm_hook_works(bdev)) {
+		if (list_empty(&tm_disks))
+			tm_hook_stop();
+		*reason = TMK_REFUSE_NO_HOOK;
+		err = -EOPNOTSUPP;
+		goto out;
+	}
 	list_add_tail_rcu(&d->list, &tm_disks);
 	slots |= BIT_ULL(d->slot);
 	tm_hook_add(d);

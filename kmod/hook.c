@@ -17,12 +17,15 @@
 static struct hlist_head hash[1 << DISK_BITS];
 static struct kmem_cache *ctx_cache;
 static mempool_t *ctx_pool;
-static bool armed; /* under tm_mutex */
+static bool armed;        /* under tm_mutex */
+static struct bio *probe; /* of tm_hook_works(): not to go on */
 atomic_long_t tm_noctx;
 unsigned long tm_word = 1UL << 2;
 
 struct tm_ctx *tm_ctx_get(void)
 {
+	if (tm_off(TM_OFF_CTX))
+		return NULL;
 	return mempool_alloc(ctx_pool, GFP_NOWAIT | __GFP_NOWARN);
 }
 
@@ -224,8 +227,15 @@ static void notrace tm_callback(
 	struct bio *bio = tm_fregs_bio(fregs);
 	struct tm_disk *d;
 
-	if (!op_is_write(bio_op(bio)) || !bio->bi_iter.bi_size)
-		return; /* reads and empty flushes; a flush with data is a write like any other */
+	if (!op_is_write(bio_op(bio)))
+		return;
+	if (!bio->bi_iter.bi_size) { /* an empty flush; one with data is a write like any other */
+		if (unlikely(bio == READ_ONCE(probe)) && !tm_off(TM_OFF_HOOK)) {
+			WRITE_ONCE(probe, NULL);
+			tm_fregs_goto(fregs, (unsigned long)swallow);
+		}
+		return;
+	}
 	preempt_disable_notrace();
 	d = find_disk(tm_bio_disk(bio));
 	if (d && (bio->bi_end_io != tm_endio || tm_off(TM_OFF_REENTRY)) && !tm_own_bio(bio) &&
@@ -277,6 +287,29 @@ void tm_hook_stop(void)
 	WARN_ON_ONCE(err);
 	ftrace_set_filter_ip(&ops, (unsigned long)submit_bio_noacct, 1, 0);
 	armed = false;
+}
+
+static void probe_done(struct bio *bio)
+{
+	complete(bio->bi_private);
+}
+
+bool tm_hook_works(struct block_device *bdev)
+{
+	DECLARE_COMPLETION_ONSTACK(done);
+	struct bio *bio = tm_bio_alloc(bdev, 0, REQ_OP_WRITE | REQ_PREFLUSH, &tm_own_bios);
+	bool seen;
+
+	bio->bi_end_io = probe_done;
+	bio->bi_private = &done;
+	WRITE_ONCE(probe, bio);
+	submit_bio(bio);
+	seen = !READ_ONCE(probe);
+	WRITE_ONCE(probe, NULL);
+	if (!seen)
+		wait_for_completion(&done);
+	bio_put(bio);
+	return seen;
 }
 
 int tm_hook_init(void)

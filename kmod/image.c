@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Before-images: claimed and read by the disk's worker, published under the disk's lock, taken away by DRAIN. */
 #include <linux/hash.h>
+#include <linux/mempool.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
 #include "tidemark.h"
@@ -8,6 +9,7 @@
 #define IMAGE_BITS 12
 #define READ_MAX   128 /* blocks in one read */
 #define RESERVE    128 /* pages for the maps that are there when memory is not */
+#define RESERVED   256 /* before-images, the same */
 
 struct read {
 	struct tm_ctx *ctx;
@@ -19,6 +21,7 @@ struct read {
 atomic_long_t tm_image_bytes;
 unsigned long tm_image_peak;
 static struct kmem_cache *image_cache;
+static mempool_t *image_pool, *page_pool;
 struct bio_set tm_own_bios;
 
 static struct {
@@ -92,18 +95,45 @@ void tm_image_unhash(struct tm_disk *d, struct tm_image *image)
 	d->nimages--;
 }
 
+/* How the pool gets its pages. */
+static void *pool_page(gfp_t gfp, void *unused)
+{
+	return tm_off(TM_OFF_MEMORY) ? NULL : alloc_page(gfp);
+}
+
+static void pool_page_free(void *page, void *unused)
+{
+	__free_page(page);
+}
+
+/* Zeroed. Memory first, so that the reserve is there when that is short; never waits for the reserve to fill. */
+static struct page *image_page(void)
+{
+	struct page *page = pool_page(GFP_NOIO | __GFP_ZERO | __GFP_NOWARN | __GFP_NORETRY, NULL);
+
+	if (page)
+		return page;
+	page = mempool_alloc(page_pool, GFP_NOWAIT | __GFP_NOWARN);
+	if (page)
+		clear_page(page_address(page));
+	return page;
+}
+
 static struct tm_image *image_new(u64 block)
 {
 	struct tm_image *image =
-		kmem_cache_zalloc(image_cache, GFP_NOIO | __GFP_NOWARN | __GFP_NORETRY);
+		kmem_cache_alloc(image_cache, GFP_NOIO | __GFP_NOWARN | __GFP_NORETRY);
 	unsigned long now;
 
 	if (!image)
+		image = mempool_alloc(image_pool, GFP_NOWAIT | __GFP_NOWARN);
+	if (!image)
 		return NULL;
+	memset(image, 0, sizeof(*image));
 	image->block = block;
-	image->page = alloc_page(GFP_NOIO | __GFP_ZERO | __GFP_NOWARN | __GFP_NORETRY);
+	image->page = image_page();
 	if (!image->page) {
-		kmem_cache_free(image_cache, image);
+		mempool_free(image, image_pool);
 		return NULL;
 	}
 	now = atomic_long_add_return(PAGE_SIZE, &tm_image_bytes);
@@ -117,9 +147,9 @@ static struct tm_image *image_new(u64 block)
 
 void tm_image_free(struct tm_image *image)
 {
-	__free_page(image->page);
+	mempool_free(image->page, page_pool);
 	atomic_long_sub(PAGE_SIZE, &tm_image_bytes);
-	kmem_cache_free(image_cache, image);
+	mempool_free(image, image_pool);
 }
 
 static void free_list(struct list_head *list)
@@ -355,6 +385,13 @@ void tm_image_publish(struct tm_disk *d, struct tm_ctx *ctx)
 	free_list(&dead);
 }
 
+static void free_pools(void)
+{
+	mempool_destroy(page_pool); /* NULL is fine */
+	mempool_destroy(image_pool);
+	kmem_cache_destroy(image_cache);
+}
+
 int tm_image_init(void)
 {
 	int err = bioset_init(&tm_own_bios, 64, offsetof(struct read, bio), BIOSET_NEED_BVECS);
@@ -362,7 +399,11 @@ int tm_image_init(void)
 	if (err)
 		return err;
 	image_cache = kmem_cache_create("tidemark_image", sizeof(struct tm_image), 0, 0, NULL);
-	if (!image_cache) {
+	if (image_cache)
+		image_pool = mempool_create_slab_pool(RESERVED, image_cache);
+	page_pool = mempool_create(RESERVED, pool_page, pool_page_free, NULL);
+	if (!image_pool || !page_pool) {
+		free_pools();
 		bioset_exit(&tm_own_bios);
 		return -ENOMEM;
 	}
@@ -375,6 +416,6 @@ void tm_image_exit(void)
 	cancel_work_sync(&refill_work);
 	while (reserve.n)
 		tm_page_put(reserve.page[--reserve.n]);
-	kmem_cache_destroy(image_cache);
+	free_pools();
 	bioset_exit(&tm_own_bios);
 }

@@ -14,5 +14,5 @@ bench-kmod: deps
 .PHONY: soak-kmod
 soak: soak-kmod
 soak-kmod: deps
-	@for s in $(SUITE); do for t in oracle files whole hurt; do echo "== $$t $$s"; \
+	@for s in $(SUITE); do for t in traps oracle files whole hurt; do echo "== $$t $$s"; \
 	TM_CUTS=10000 TM_FUZZ_SECONDS=3600 TM_LIMIT=40000 tests/vm/kmod.sh $$t $$s || exit 1; done; done
