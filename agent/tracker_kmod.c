@@ -328,6 +328,15 @@ static void made(struct agent *a, struct kmod *k, uint64_t begun, bool catchup, 
 		k->next_cut = now + TM_SEC;
 }
 
+/* A piece goes into one epoch only; until that is answered the next one cannot know whether it is needed there. */
+static bool pieces_wait(const struct kmod *k)
+{
+	for (unsigned i = 0; i < k->nqueue; i++)
+		if (k->queue[i].point->npieces)
+			return true;
+	return false;
+}
+
 static void kmod_tracker_step(struct agent *a, uint64_t now, uint64_t *until)
 {
 	struct kmod *k = a->kmod;
@@ -338,7 +347,8 @@ static void kmod_tracker_step(struct agent *a, uint64_t now, uint64_t *until)
 
 	dirty = look(a, k);
 	*until = poll < *until ? poll : *until;
-	if (a->paused || k->nqueue == TMK_MAX_UNACKED || !any_part(a) || !line_ready(a))
+	if (a->paused || k->nqueue == TMK_MAX_UNACKED || pieces_wait(k) || !any_part(a) ||
+		!line_ready(a))
 		return;
 	owed = k->owed && !k->nqueue;
 	if (!asked(a) && !a->urgent_round && ((!dirty && !owed) || now < k->next_cut))
