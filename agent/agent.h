@@ -26,6 +26,7 @@ struct agent_conf {
 	char *engine;
 	uint64_t memory, workers, queue_depth, connections;
 	uint64_t interval;      /* ns between points of the scan tracker; 0 = only on demand */
+	uint64_t app_interval;  /* ns between application-consistent points; 0 = only on demand */
 	uint64_t reconnect_max; /* ms */
 	uint64_t part;          /* bytes of an initial sync that are made durable at a time */
 	uint64_t freeze_limit;  /* ns */
@@ -94,7 +95,9 @@ struct agent {
 	const struct tracker *tracker;
 	struct kmod *kmod; /* the kernel tracker's; the machine's thread */
 	struct round round;
-	uint64_t round_due;          /* monotonic ns of the next automatic point */
+	uint64_t round_due; /* monotonic ns of the next automatic point */
+	uint64_t
+		app_due; /* monotonic ns of the next application-consistent point by schedule; 0 = not begun */
 	bool urgent_round;           /* a piece is ready: commit it soon */
 	struct tm_epoch_id head;     /* parent of the next epoch; zero = none or new line */
 	uint64_t rpo_ms;             /* as the server counts; UINT64_MAX = no point */

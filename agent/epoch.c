@@ -281,21 +281,40 @@ static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, s
 	return point_send(a, p, err);
 }
 
+/* Is this point to be application-consistent by the schedule? It goes with an epoch that is made anyway: an idle machine needs none. */
+static bool app_is_due(struct agent *a)
+{
+	uint64_t now = tm_mono_ns();
+
+	if (!a->conf.app_interval)
+		return false;
+	if (!a->app_due)
+		a->app_due = now + a->conf.app_interval;
+	return now >= a->app_due;
+}
+
 int epoch_make(struct agent *a, struct kmod *k, bool catchup, struct tm_err *err)
 {
 	struct point *p = point_new();
 	struct tmk_cut cut = {0};
-	bool freeze = false;
+	bool freeze = false, scheduled = false;
 	int ret;
 
 	pthread_mutex_lock(&a->lock);
 	p->c.kind = catchup ? TM_POINT_NONE : TM_POINT_CRASH;
 	if (!catchup) {
 		freeze = point_take_requests(a, p);
+		scheduled = app_is_due(a);
 		a->urgent_round = false;
+		if (scheduled) {
+			p->c.kind = TM_POINT_APP;
+			freeze = true;
+		}
 	}
 	pthread_mutex_unlock(&a->lock);
 	ret = make(a, k, p, freeze, &cut, err);
+	if (!ret && scheduled) /* one that broke is made by the next epoch */
+		a->app_due = tm_mono_ns() + a->conf.app_interval;
 	if (!ret) {
 		k->tail = p->c.id;
 		k->queue[k->nqueue++] = (struct queued){p, cut.id};

@@ -30,6 +30,7 @@ static const struct tm_setting settings[] = {
 	SET("queue_depth", TM_SET_INT, queue_depth, 1, 1024, "32"),
 	SET("connections", TM_SET_INT, connections, 1, 64, "4"),
 	SET("interval", TM_SET_DURATION, interval, 0, 0, "60s"),
+	SET("app_interval", TM_SET_DURATION, app_interval, 0, 0, "0"),
 	SET("reconnect_max_ms", TM_SET_INT, reconnect_max, 10, 3600000, "30000"),
 	SET("part", TM_SET_SIZE, part, 1 << 20, 1ull << 40, "2G"),
 	SET("freeze_limit", TM_SET_DURATION, freeze_limit, TM_MS, 3600 * TM_SEC, "30s"),
