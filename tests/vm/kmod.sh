@@ -10,7 +10,7 @@ case $theme in
 oracle) vm --disk 32M --disk 32M --disk 32M --disk 32M,4k -- tests/crash/guest-oracle "${TM_CUTS:-500}" ;;
 files) vm --disk 48M --disk 48M -- tests/crash/guest-files "${TM_CUTS:-60}" ;;
 whole) vm --disk 32M --disk 32M --disk 32M,4k --disk 33555968 --disk 48M,scsi -- tests/crash/guest-whole ;;
-hurt) vm --disk 32M --disk 32M --disk 32M,scsi -- tests/crash/guest-hurt "${TM_FUZZ_SECONDS:-30}" ;;
+hurt) vm --disk 32M --disk 32M --disk 32M,scsi -- tests/crash/guest-hurt "${TM_FUZZ_SECONDS:-60}" ;;
 traps) vm --disk 32M --disk 32M -- tests/crash/guest-traps ;;
 *) echo "unknown theme $theme"; exit 125 ;;
 esac
