@@ -91,7 +91,7 @@ add_disk() {
 
 run_guest() {
 	local suite=$1 mem=1024 smp=2 append='' limit=300 allow='^$' keep='' initrd='' disks=() ndisks=0 drivers='' module='' dir
-	local fresh=() kept_disks=0 accel i
+	local fresh=() kept_disks=0 single='' more=() accel i
 	shift
 	mkdir -p build/tmp
 	sweep_runs
@@ -113,6 +113,8 @@ run_guest() {
 		--net) disks+=(-netdev user,id=net -device virtio-net-pci,netdev=net,romfile=); drivers+=' virtio_net'; shift ;;
 		--module) module=$2; shift 2 ;;
 		--initrd) initrd=$2; shift 2 ;;
+		--single) single=1; shift ;;
+		--qemu) read -r -d '' -a more <<<"$2"; shift 2 ;;
 		--) shift; break ;;
 		*) die "unknown option $1" ;;
 		esac
@@ -124,6 +126,7 @@ run_guest() {
 	programs || exit 125
 	payload "$suite" "$dir" "$run_dir" "$drivers" "$module" "$@" || die "no payload"
 	accel=$(accelerator "$dir")
+	[ -z "$single" ] || [ "$accel" != tcg ] || accel=tcg,thread=single
 	boot "$dir" "$accel" "$mem" "$smp" "$append" "$limit" "${disks[@]}"
 	# A kernel that dies before it starts any program has seen nothing of ours: emulation does that now and then.
 	if [ $timed_out = 0 ] && [ ! -s "$run_dir/status" ] && ! grep -a -q 'Run /init as init' "$run_dir/console"; then
@@ -161,7 +164,8 @@ explain() {
 	sleep 1
 }
 
-# boot IMAGE-DIR ACCELERATOR MEM SMP APPEND LIMIT DISK-ARG...: runs QEMU until it ends or LIMIT is over; sets "timed_out".
+# boot IMAGE-DIR ACCELERATOR MEM SMP APPEND LIMIT DISK-ARG...: runs QEMU (also with what "more" says) until it ends or LIMIT is
+# over; sets "timed_out".
 boot() {
 	local dir=$1 accel=$2 mem=$3 smp=$4 append=$5 limit=$6 cpu
 	shift 6
@@ -192,7 +196,7 @@ sysctl.kernel.hung_task_timeout_secs=200 sysctl.kernel.hung_task_panic=1 $(clock
 		-device virtio-serial-pci \
 		-chardev "file,id=out,path=$run_dir/out" -device virtserialport,chardev=out,name=out \
 		-chardev "file,id=status,path=$run_dir/status" -device virtserialport,chardev=status,name=status \
-		-device virtio-rng-pci </dev/null >"$run_dir/qemu.log" 2>&1 &
+		-device virtio-rng-pci "${more[@]}" </dev/null >"$run_dir/qemu.log" 2>&1 &
 	qemu_pid=$!
 	timed_out=0
 	# Ends by itself soon after QEMU, also when nobody is left to end it.
