@@ -194,23 +194,6 @@ static void refused(struct tm_conn *c, uint16_t code, const char *text)
 	free(body);
 }
 
-static uint64_t begin_kind(struct tm_conn *c, struct tm_msg_attempt_begin b)
-{
-	struct tm_in_attempt attempt;
-	struct tm_out out;
-	uint64_t seq;
-	size_t len;
-	void *body;
-
-	send_msg(c, tm_build_attempt_begin(&out, &b, &err), &out);
-	body = want(c, TM_MSG_ATTEMPT, &len);
-	if (tm_parse_attempt(body, len, &attempt, &err) < 0)
-		die("%s", err.msg);
-	seq = attempt.m->attempt;
-	free(body);
-	return seq;
-}
-
 /* The first point of the disk, from a complete initial sync. */
 static void first_point(struct tm_conn *c, uint32_t handle, uint64_t piece)
 {

@@ -112,17 +112,33 @@ static struct tm_conn *data_connection(uint64_t number)
 	return c;
 }
 
+/* Begins an attempt; its number. */
+static uint64_t begin_kind(struct tm_conn *c, struct tm_msg_attempt_begin b)
+{
+	struct tm_in_attempt attempt;
+	struct tm_out out;
+	uint64_t seq;
+	size_t len;
+	void *body;
+
+	send_msg(c, tm_build_attempt_begin(&out, &b, &err), &out);
+	body = want(c, TM_MSG_ATTEMPT, &len);
+	if (tm_parse_attempt(body, len, &attempt, &err) < 0)
+		die("%s", err.msg);
+	seq = attempt.m->attempt;
+	free(body);
+	return seq;
+}
+
 /* Opens the disk and begins its initial sync. */
 static uint64_t begin_attempt(struct tm_conn *c, uint32_t *handle)
 {
 	struct tm_msg_disk_open o = {.size = 1 << 20, .sector = 512, .tracker = TM_TRACKER_SCAN};
 	struct tm_msg_attempt_begin b = {.kind = TM_ATTEMPT_INITIAL};
 	struct tm_in_disk_state state;
-	struct tm_in_attempt attempt;
 	struct tm_out out;
 	size_t len;
 	void *body;
-	uint64_t seq;
 
 	memcpy(o.disk, disk, TM_UUID);
 	memcpy(o.tracking, tracking, TM_UUID);
@@ -132,13 +148,7 @@ static uint64_t begin_attempt(struct tm_conn *c, uint32_t *handle)
 		die("%s", err.msg);
 	*handle = b.handle = state.m->handle;
 	free(body);
-	send_msg(c, tm_build_attempt_begin(&out, &b, &err), &out);
-	body = want(c, TM_MSG_ATTEMPT, &len);
-	if (tm_parse_attempt(body, len, &attempt, &err) < 0)
-		die("%s", err.msg);
-	seq = attempt.m->attempt;
-	free(body);
-	return seq;
+	return begin_kind(c, b);
 }
 
 /* Bytes as they are, in a record of their own; a connection that is broken already is fine. */
