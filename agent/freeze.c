@@ -46,15 +46,20 @@ static size_t all_devices(const char *const *disks, size_t n, dev_t *devs)
 }
 
 /* The device below the file of a loop device; 0 if it has none. */
-static dev_t loop_below(const char *name)
+static int loop_below(const char *name, dev_t *below, struct tm_err *err)
 {
 	struct loop_info64 info;
 	CLEANUP_CLOSE int fd = -1;
 	char path[300];
 
+	*below = 0;
 	snprintf(path, sizeof(path), "/dev/%s", name);
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	return fd < 0 || ioctl(fd, LOOP_GET_STATUS64, &info) < 0 ? 0 : (dev_t)info.lo_device;
+	if (fd >= 0 && ioctl(fd, LOOP_GET_STATUS64, &info) == 0)
+		*below = (dev_t)info.lo_device;
+	else if (errno != ENXIO && errno != ENOENT) /* without a file; gone meanwhile */
+		return tm_fail_errno(err, "%s", path);
+	return 0;
 }
 
 static bool is_in(dev_t dev, const dev_t *devs, size_t n)
@@ -65,20 +70,28 @@ static bool is_in(dev_t dev, const dev_t *devs, size_t n)
 	return false;
 }
 
-/* Adds the loop devices whose files lie on devs[from..n), with all that is on them; the new n. */
-static size_t add_loops(dev_t *devs, size_t from, size_t n)
+/*
+ * Adds the loop devices whose files lie on devs[from..n), with all that is on them, behind these; *end: where they end. One that cannot be
+ * looked at might have to be frozen: that is an error.
+ */
+static int add_loops(dev_t *devs, size_t from, size_t n, size_t *end, struct tm_err *err)
 {
 	CLEANUP_CLOSEDIR DIR *dir = opendir("/sys/block");
-	size_t have = n;
 	struct dirent *e;
+	dev_t below;
 
-	while (dir && (e = readdir(dir)) && have < DEVS_MAX) {
-		if (strncmp(e->d_name, "loop", 4) ||
-			!is_in(loop_below(e->d_name), devs + from, n - from))
+	*end = n;
+	if (!dir)
+		return tm_fail_errno(err, "/sys/block");
+	while ((errno = 0, e = readdir(dir)) && *end < DEVS_MAX) {
+		if (strncmp(e->d_name, "loop", 4))
 			continue;
-		have += disk_devices(e->d_name, devs + have, DEVS_MAX - have);
+		if (loop_below(e->d_name, &below, err))
+			return -err->code;
+		if (is_in(below, devs + from, n - from))
+			*end += disk_devices(e->d_name, devs + *end, DEVS_MAX - *end);
 	}
-	return have;
+	return errno && !e ? tm_fail_errno(err, "/sys/block") : 0;
 }
 
 static void thaw_all(const int *fds, size_t n)
@@ -189,8 +202,8 @@ static int open_all(struct freeze *f, const char *const *disks, size_t n, struct
 	if (!devs)
 		return tm_fail(err, ENOMEM, "no memory");
 	end[1] = all_devices(disks, n, devs);
-	while (deep <= LOOPS_DEEP && end[deep] > end[deep - 1]) {
-		end[deep + 1] = add_loops(devs, end[deep - 1], end[deep]);
+	while (!ret && deep <= LOOPS_DEEP && end[deep] > end[deep - 1]) {
+		ret = add_loops(devs, end[deep - 1], end[deep], &end[deep + 1], err);
 		deep++;
 	}
 	for (; !ret && deep > 0; deep--)
