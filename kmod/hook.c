@@ -4,6 +4,7 @@
  * attached disk is decided in one read-side section: enter the active epoch (marked, counted, end_io interposed), or
  * be put on the held list. It takes no lock unless the write is held, and never sleeps.
  */
+#include <linux/delay.h>
 #include <linux/ftrace.h>
 #include <linux/hash.h>
 #include <linux/mempool.h>
@@ -328,6 +329,9 @@ int tm_hook_init(void)
 
 void tm_hook_exit(void)
 {
+	/* tm_hook_stop() may have had no memory for this; the filter would be lost with the module. */
+	while (ftrace_set_filter_ip(&ops, (unsigned long)submit_bio_noacct, 1, 0) == -ENOMEM)
+		msleep(20);
 	mempool_destroy(ctx_pool);
 	kmem_cache_destroy(ctx_cache);
 }
