@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "agent/disk.h"
+#include "agent/kmod.h"
 #include "common/cleanup.h"
 #include "common/file.h"
 #include "common/uuid.h"
@@ -302,7 +303,8 @@ int bootmap_register(int fd, uint32_t disk, const struct bootmap *map, struct tm
 		return tm_fail(err, ENOMEM, "no memory");
 	for (uint32_t i = 0; i < map->nruns; i++)
 		x[i] = map->runs[i].on_disk;
-	return ioctl(fd, TMK_PERSIST, &p) < 0 ? tm_fail_errno(err, "kernel module: PERSIST") : 0;
+	return kmod_ioctl(fd, TMK_PERSIST, &p) < 0 ? tm_fail_errno(err, "kernel module: PERSIST")
+						   : 0;
 }
 
 char *bootmap_report(void)

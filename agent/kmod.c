@@ -12,6 +12,16 @@
 #include "common/cleanup.h"
 #include "common/uuid.h"
 
+int kmod_ioctl(int fd, unsigned long request, void *arg)
+{
+	int ret;
+
+	do
+		ret = ioctl(fd, request, arg);
+	while (ret < 0 && errno == EINTR);
+	return ret;
+}
+
 int kmod_open(int *fd, struct tm_err *err)
 {
 	struct tmk_version v = {0};
@@ -19,7 +29,7 @@ int kmod_open(int *fd, struct tm_err *err)
 	*fd = open(TMK_DEVICE, O_RDWR | O_CLOEXEC);
 	if (*fd < 0)
 		return tm_fail_errno(err, "%s", TMK_DEVICE);
-	if (ioctl(*fd, TMK_VERSION, &v) < 0)
+	if (kmod_ioctl(*fd, TMK_VERSION, &v) < 0)
 		tm_fail_errno(err, "the kernel module does not tell its version");
 	else if (v.abi != TMK_ABI_VERSION)
 		tm_fail(err, EPROTO, "the kernel module speaks version %u, this agent %u", v.abi,
@@ -64,7 +74,7 @@ int kmod_attach(int fd, const struct disk_info *d, uint32_t *disk, struct tm_err
 	struct tmk_attach at = {.major = d->major, .minor = d->minor, .diskseq = d->seq};
 	const char *why;
 
-	if (ioctl(fd, TMK_ATTACH, &at) == 0 || errno == EEXIST) {
+	if (kmod_ioctl(fd, TMK_ATTACH, &at) == 0 || errno == EEXIST) {
 		*disk = at.disk;
 		return 0;
 	}
@@ -78,13 +88,13 @@ int kmod_info(int fd, uint32_t disk, struct tmk_info *info, struct tm_err *err)
 {
 	memset(info, 0, sizeof(*info));
 	info->disk = disk;
-	return ioctl(fd, TMK_INFO, info) < 0 ? tm_fail_errno(err, "kernel module: INFO") : 0;
+	return kmod_ioctl(fd, TMK_INFO, info) < 0 ? tm_fail_errno(err, "kernel module: INFO") : 0;
 }
 
 int kmod_head(int fd, struct tmk_head *head, struct tm_err *err)
 {
 	memset(head, 0, sizeof(*head));
-	if (ioctl(fd, TMK_HEAD, head) < 0)
+	if (kmod_ioctl(fd, TMK_HEAD, head) < 0)
 		return tm_fail_errno(err, "kernel module: HEAD");
 	if (head->nids > TMK_MAX_IDS)
 		return tm_fail(err, EPROTO, "kernel module: %u ids", head->nids);
@@ -95,14 +105,14 @@ int kmod_trust(int fd, uint32_t disk, uint32_t doubt, struct tm_err *err)
 {
 	struct tmk_resync r = {.disk = disk, .doubt = doubt};
 
-	return ioctl(fd, TMK_RESYNC, &r) < 0 ? tm_fail_errno(err, "kernel module: RESYNC") : 0;
+	return kmod_ioctl(fd, TMK_RESYNC, &r) < 0 ? tm_fail_errno(err, "kernel module: RESYNC") : 0;
 }
 
 int kmod_cut(int fd, bool catchup, struct tmk_cut *cut, struct tm_err *err)
 {
 	memset(cut, 0, sizeof(*cut));
 	cut->timeout_ms = 1000;
-	if (ioctl(fd, catchup ? TMK_CATCHUP : TMK_CUT, cut) < 0)
+	if (kmod_ioctl(fd, catchup ? TMK_CATCHUP : TMK_CUT, cut) < 0)
 		return tm_fail_errno(err, "kernel module: %s", catchup ? "CATCHUP" : "CUT");
 	return 0;
 }
@@ -130,7 +140,7 @@ int kmod_ranges(int fd, const struct tmk_id *id, uint32_t disk, uint64_t *cursor
 		.extents = (uintptr_t)ext,
 		.count = room};
 
-	if (ioctl(fd, TMK_RANGES, &r) < 0)
+	if (kmod_ioctl(fd, TMK_RANGES, &r) < 0)
 		return tm_fail_errno(err, "kernel module: RANGES");
 	if (r.n > room)
 		return tm_fail(err, EPROTO, "kernel module: %u extents", r.n);
@@ -150,7 +160,7 @@ static int drain_run(int fd, struct tmk_drain *d, const struct job *job, unsigne
 	d->buffer = (uintptr_t)((uint8_t *)job->req.to + (size_t)at * TM_BLOCK);
 	d->bad = (uintptr_t)bad;
 	d->patched = d->nbad = 0;
-	return ioctl(fd, TMK_DRAIN, d) < 0 ? -errno : 0;
+	return kmod_ioctl(fd, TMK_DRAIN, d) < 0 ? -errno : 0;
 }
 
 static void set_bad(struct job *job, unsigned bit, bool is)
@@ -195,18 +205,18 @@ int kmod_commit_alive(int fd, const struct tmk_id *id, struct tm_err *err)
 {
 	struct tmk_commit c = {.id = *id};
 
-	return ioctl(fd, TMK_COMMIT, &c) < 0 ? tm_fail_errno(err, "kernel module: COMMIT") : 0;
+	return kmod_ioctl(fd, TMK_COMMIT, &c) < 0 ? tm_fail_errno(err, "kernel module: COMMIT") : 0;
 }
 
 int kmod_commit(int fd, const struct tmk_id *id, struct tm_err *err)
 {
 	struct tmk_commit c = {.id = *id};
 
-	if (ioctl(fd, TMK_COMMIT, &c) == 0)
+	if (kmod_ioctl(fd, TMK_COMMIT, &c) == 0)
 		return 0;
 	if (errno == ESTALE) {
 		c.flags = TMK_COMMIT_ADOPT;
-		if (ioctl(fd, TMK_COMMIT, &c) == 0)
+		if (kmod_ioctl(fd, TMK_COMMIT, &c) == 0)
 			return 0;
 	}
 	return tm_fail_errno(err, "kernel module: COMMIT");
@@ -216,20 +226,20 @@ void kmod_abort(int fd)
 {
 	struct tmk_abort a = {0};
 
-	(void)ioctl(fd, TMK_ABORT, &a); /* nothing to abort is no error that matters */
+	(void)kmod_ioctl(fd, TMK_ABORT, &a); /* nothing to abort is no error that matters */
 }
 
 int kmod_stats(int fd, struct tmk_stats *stats)
 {
 	memset(stats, 0, sizeof(*stats));
-	return ioctl(fd, TMK_STATS, stats) < 0 ? -errno : 0;
+	return kmod_ioctl(fd, TMK_STATS, stats) < 0 ? -errno : 0;
 }
 
 void kmod_detach(int fd, uint32_t disk)
 {
 	struct tmk_detach d = {.disk = disk};
 
-	(void)ioctl(fd, TMK_DETACH, &d); /* gone already: just as well */
+	(void)kmod_ioctl(fd, TMK_DETACH, &d); /* gone already: just as well */
 }
 
 void kmod_id(const struct tmk_id *from, struct tm_epoch_id *to)

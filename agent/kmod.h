@@ -12,6 +12,12 @@
 #include "common/tidemark_abi.h"
 #include "common/wire.h"
 
+/*
+ * ioctl(), again when it was interrupted before it did anything: work that io_uring has for a thread interrupts its waiting for the
+ * module's lock, as a signal would.
+ */
+int kmod_ioctl(int fd, unsigned long request, void *arg);
+
 int kmod_open(int *fd, struct tm_err *err);
 
 /* Attaches the disk, or finds it attached. */

@@ -15,6 +15,7 @@
 
 #include "agent/bootmap.h"
 #include "agent/disk.h"
+#include "agent/kmod.h"
 #include "common/cleanup.h"
 #include "common/extent.h"
 #include "common/file.h"
@@ -199,5 +200,6 @@ int bootmap_witness(int fd, uint32_t disk, const char *name, int disk_fd, struct
 		x[p.count++] = (struct tmk_extent){e.start, e.count};
 	tm_extents_clear(&set);
 	p.extents = (uintptr_t)x;
-	return ioctl(fd, TMK_PERSIST, &p) < 0 ? tm_fail_errno(err, "kernel module: PERSIST") : 0;
+	return kmod_ioctl(fd, TMK_PERSIST, &p) < 0 ? tm_fail_errno(err, "kernel module: PERSIST")
+						   : 0;
 }
