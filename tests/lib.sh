@@ -56,13 +56,14 @@ skip() { echo "$*"; exit 77; }
 step() { printf '%s == %s\n' "$(date +%T)" "$*"; }
 need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
 
-# The only way to wait: until COMMAND succeeds, at most SECONDS; asks ten times a second.
+# The only way to wait: until COMMAND succeeds, at most SECONDS; asks ten times a second, at first more often: most waits are short.
 wait_until() {
-	local end=$((SECONDS + $1))
+	local end=$((SECONDS + $1)) pause=02
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || return 1
-		sleep 0.1
+		sleep 0.$pause
+		case $pause in 02) pause=04 ;; 04) pause=08 ;; *) pause=1 ;; esac
 	done
 }
 # not COMMAND...; want SECONDS COMMAND...: as wait_until, the test fails if it never succeeds.
