@@ -103,7 +103,9 @@ demo: deps
 demo-disks: deps
 	@$(MAKE) -s progs helpers
 	tests/demo/run
-bench: deps
+bench:
+	tests/deps
+	-tests/deps restic borgbackup
 	$(MAKE) progs helpers
 	tests/bench/run
 lint: deps

@@ -110,6 +110,8 @@ int catalog_get(struct catalog *c, const uint8_t *machine, const char *key, char
 /* Audit: every operator command, before its answer goes out. */
 int catalog_audit(struct catalog *c, const char *who, const char *what, const char *result,
 	struct tm_err *err);
+/* Who that is, as the audit table names users; returns out. */
+const char *catalog_who(unsigned int uid, char *out, size_t room);
 struct catalog_audit {
 	int64_t id, time;
 	char who[64], what[256], result[256];

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Tokens, alarms and the audit table: what operators do and have to see. */
 #include <errno.h>
+#include <pwd.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -127,6 +129,17 @@ int catalog_alarms(struct catalog *c, const uint8_t machine[TM_UUID], size_t max
 			"SELECT time,text FROM alarm WHERE machine=? ORDER BY id DESC LIMIT ?",
 			"ui", machine, (int64_t)max),
 		sizeof(**out), alarm_row, (void **)out, n, err);
+}
+
+const char *catalog_who(unsigned int uid, char *out, size_t room)
+{
+	struct passwd pw, *found = NULL;
+	char buf[1024];
+
+	if (getpwuid_r(uid, &pw, buf, sizeof(buf), &found))
+		found = NULL;
+	snprintf(out, room, "%.40s (uid %u)", found ? found->pw_name : "?", uid);
+	return out;
 }
 
 int catalog_audit(struct catalog *c, const char *who, const char *what, const char *result,

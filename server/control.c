@@ -2,7 +2,6 @@
 #include "server/control.h"
 
 #include <errno.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,19 +37,20 @@ int control_audit(struct tm_control_call *call, const char *cmd, const cJSON *ar
 	struct tm_err *err)
 {
 	struct server *s = call->ctx;
-	char who[64], buf[1024], what[256];
+	char who[64], what[256];
 	CLEANUP_FREE char *text = cJSON_PrintUnformatted(args);
-	struct passwd pw, *found = NULL;
 	struct tm_err failed;
 
-	getpwuid_r(call->uid, &pw, buf, sizeof(buf), &found);
-	snprintf(who, sizeof(who), "%.40s (uid %u)", found ? found->pw_name : "?", call->uid);
+	catalog_who(call->uid, who, sizeof(who));
 	snprintf(what, sizeof(what), "%s %.200s", cmd, text ? text : "");
-	if (catalog_audit(s->catalog, who, what, rc ? err->msg : "done", &failed) && rc == 0) {
-		*err = failed;
-		return tm_wrap(err, "done, but not written into the audit table");
-	}
-	return rc;
+	if (!catalog_audit(s->catalog, who, what, rc ? err->msg : "done", &failed))
+		return rc;
+	tm_log(TM_LOG_ERR, "not written into the audit table: %s did %s: %s (%s)", who, what,
+		rc ? err->msg : "done", failed.msg);
+	if (rc)
+		return rc;
+	*err = failed;
+	return tm_wrap(err, "done, but not written into the audit table");
 }
 
 /* ---- tokens ---- */
@@ -159,6 +159,7 @@ AUDITED(adopt, adopt_machine)
 AUDITED(pin, control_pin)
 AUDITED(unpin, control_unpin)
 AUDITED(checkpoint, control_checkpoint)
+AUDITED(release, control_release)
 AUDITED(policy_set, control_policy_set)
 AUDITED(scrub, control_scrub)
 AUDITED(backup, control_backup)
@@ -173,7 +174,7 @@ static const struct tm_control_cmd commands[] = {
 	{"pin", pin_audited},
 	{"unpin", unpin_audited},
 	{"checkpoint", checkpoint_audited},
-	{"release", control_release},
+	{"release", release_audited},
 	{"policy", control_policy},
 	{"policy_set", policy_set_audited},
 	{"scrub", scrub_audited},

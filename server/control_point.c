@@ -153,9 +153,15 @@ static int set_pin(struct tm_control_call *call, const cJSON *args, int pinned, 
 
 	if (!rc)
 		rc = find_point(call, id, &m, err);
-	if (!rc && !pinned)
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&m->policy);
+	if (!pinned)
 		rc = may_unpin(call, m, id, err);
-	return rc ? rc : store_point_pin(s->store, m->uuid, id, pinned, err);
+	if (!rc)
+		rc = store_point_pin(s->store, m->uuid, id, pinned, err);
+	pthread_mutex_unlock(&m->policy);
+	return rc;
 }
 
 int control_pin(struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)

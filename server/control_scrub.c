@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/* scrub: reads everything that is stored and verifies its sums, in steps, so that it can go on where it was interrupted. */
+/*
+ * scrub: reads everything that is stored and verifies its sums, first the files of the index, then the cells in steps, so that it can go on
+ * where it was interrupted: one of the whole store and one of each machine.
+ */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +46,10 @@ struct scrub {
 	} * hurt;
 	size_t nhurt;
 	bool short_of_memory;
+	bool index_hurt;
+	char unverified
+		[300]; /* why not all of the index or of the cells was looked at; "" if it was */
+	struct tm_control_call *call;
 };
 
 static void count(struct scrub *a, const struct store_damage *d)
@@ -171,7 +179,9 @@ static void damaged(void *arg, const struct store_damage *d)
 		return;
 	a->found++;
 	count(a, d);
-	if (d->in_head)
+	/* What the index has lost no resync brings back: its damaged file stays in the way. */
+	a->index_hurt |= !d->pack;
+	if (d->in_head && d->pack)
 		want_heal(a, d);
 	note_lost(a, d);
 	for (size_t i = 0; i < a->nopen; i++) {
@@ -192,10 +202,15 @@ static void damaged(void *arg, const struct store_damage *d)
 	a->open[a->nopen++] = *d;
 }
 
-static int load_pos(struct server *s, struct store_scrub_pos *pos, struct tm_err *err)
+static const uint8_t *scope(const struct scrub *a)
+{
+	return a->only ? a->only->uuid : NULL;
+}
+
+static int load_pos(struct scrub *a, struct store_scrub_pos *pos, struct tm_err *err)
 {
 	char text[2 * sizeof(*pos) + 1];
-	int rc = catalog_get(s->catalog, NULL, POS_KEY, text, sizeof(text), err);
+	int rc = catalog_get(a->s->catalog, scope(a), POS_KEY, text, sizeof(text), err);
 
 	memset(pos, 0, sizeof(*pos));
 	if (rc == 0 && tm_hex_parse(text, pos, sizeof(*pos)))
@@ -203,11 +218,12 @@ static int load_pos(struct server *s, struct store_scrub_pos *pos, struct tm_err
 	return rc == -ENOENT ? 0 : rc;
 }
 
-static int save_pos(struct server *s, const struct store_scrub_pos *pos, struct tm_err *err)
+static int save_pos(struct scrub *a, const struct store_scrub_pos *pos, struct tm_err *err)
 {
 	char text[2 * sizeof(*pos) + 1];
 
-	return catalog_set(s->catalog, NULL, POS_KEY, tm_hex_format(pos, sizeof(*pos), text), err);
+	return catalog_set(
+		a->s->catalog, scope(a), POS_KEY, tm_hex_format(pos, sizeof(*pos), text), err);
 }
 
 static int tell(struct tm_control_call *call, const struct store_scrub *st)
@@ -220,25 +236,70 @@ static int tell(struct tm_control_call *call, const struct store_scrub *st)
 	return tm_control_progress(call, p);
 }
 
+static int tell_index(void *arg, uint64_t keys)
+{
+	struct scrub *a = arg;
+	cJSON *p = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(p, "text", "index entries verified");
+	tm_json_u64(p, "done", keys);
+	return tm_control_progress(a->call, p);
+}
+
+/* A full disk has no room for the checkpoint that this takes: the cells are looked at all the same. */
+static int verify_index(struct scrub *a, uint64_t rate, struct tm_err *err)
+{
+	int rc = store_verify_index(a->s->store, rate, tell_index, damaged, a, err);
+
+	if (rc != -ENOSPC && rc != -EROFS && rc != -EIO)
+		return rc;
+	snprintf(a->unverified, sizeof(a->unverified), "the index is not verified: %.250s",
+		err->msg);
+	return 0;
+}
+
+/* Cells of one step: it holds the index, so it must be short. */
+static uint64_t step_cells(uint64_t rate)
+{
+	uint64_t n = rate / 2 / TM_CHUNK;
+
+	return !rate || n > STEP ? STEP : n ? n : 1;
+}
+
 /* To the end of the store, or until the client goes: then the next call goes on from there. */
+static int walk_cells(
+	struct tm_control_call *call, struct scrub *a, struct store_scrub *st, struct tm_err *err)
+{
+	struct store_scrub_pos none = {.started = 0};
+	int rc = 0;
+
+	while (!rc && !st->done) {
+		st->max_cells = step_cells(st->rate);
+		rc = store_scrub(a->s->store, st, damaged, a, err);
+		if (!rc)
+			rc = save_pos(a, &st->pos, err);
+		if (!rc && !st->done && tell(call, st))
+			rc = tm_fail(
+				err, ECANCELED, "interrupted: the next scrub goes on from here");
+	}
+	return rc ? rc : save_pos(a, &none, err);
+}
+
 static int walk(
 	struct tm_control_call *call, struct scrub *a, struct store_scrub *st, struct tm_err *err)
 {
 	int rc = 0;
 
-	while (!rc && !st->done) {
-		st->max_cells = STEP;
-		rc = store_scrub(a->s->store, st, damaged, a, err);
-		if (!rc)
-			rc = save_pos(a->s, &st->pos, err);
-		if (!rc && !st->done && tell(call, st))
-			rc = tm_fail(
-				err, ECANCELED, "interrupted: the next scrub goes on from here");
-	}
-	if (st->done) {
-		struct store_scrub_pos none = {.started = 0};
-
-		rc = save_pos(a->s, &none, err);
+	/* One that goes on has done this already. */
+	if (!st->pos.started && !st->pos.family)
+		rc = verify_index(a, st->rate, err);
+	if (!rc)
+		rc = walk_cells(call, a, st, err);
+	/* What the index cannot name any more cannot be looked at: the rest is told. */
+	if (rc && a->index_hurt && (rc == -EIO || rc == -EBADMSG)) {
+		snprintf(a->unverified, sizeof(a->unverified), "not all cells are verified: %.250s",
+			err->msg);
+		rc = 0;
 	}
 	return rc;
 }
@@ -284,6 +345,17 @@ static uint64_t heal(struct scrub *a)
 	return healed;
 }
 
+static void not_healed_index(struct scrub *a)
+{
+	cJSON *o = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(o, "machine", a->only ? a->only->name : "all machines");
+	cJSON_AddStringToObject(o, "disk", "index");
+	cJSON_AddStringToObject(o, "why",
+		"a file of the store's index is damaged: restore the store from a backup");
+	cJSON_AddItemToArray(a->failed, o);
+}
+
 /* The points that no healing brings back whole. */
 static cJSON *lost_json(const struct scrub *a)
 {
@@ -313,12 +385,12 @@ static void alarm_about(struct scrub *a)
 	}
 }
 
-int control_scrub(
+static int scrub(
 	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
 {
-	struct scrub a = {.s = call->ctx};
+	struct scrub a = {.s = call->ctx, .call = call};
 	struct store_scrub st = {.rate = 256ull << 20};
-	bool want = false;
+	bool want = false, resumed;
 	uint64_t healed = 0;
 	cJSON *lost = NULL;
 	int rc = 0;
@@ -329,10 +401,12 @@ int control_scrub(
 		rc = tm_arg_bool_opt(args, "heal", &want, err);
 	if (!rc)
 		rc = tm_arg_u64_opt(args, "rate", &st.rate, err);
-	if (!rc)
-		rc = load_pos(a.s, &st.pos, err);
+	/* Healing is for all that is damaged, also for what an interrupted one has found. */
+	if (!rc && !want)
+		rc = load_pos(&a, &st.pos, err);
 	if (rc)
 		return rc;
+	resumed = st.pos.started || st.pos.family;
 	a.list = cJSON_CreateArray();
 	a.failed = cJSON_CreateArray();
 	rc = walk(call, &a, &st, err);
@@ -340,6 +414,8 @@ int control_scrub(
 	alarm_about(&a);
 	if (!rc && want)
 		healed = heal(&a);
+	if (!rc && want && a.index_hurt)
+		not_healed_index(&a);
 	if (!rc && a.short_of_memory)
 		rc = tm_fail(err, ENOMEM, "out of memory for all that is damaged: see the log");
 	if (!rc)
@@ -356,9 +432,25 @@ int control_scrub(
 	tm_json_u64(*result, "cells", st.cells);
 	tm_json_u64(*result, "bytes", st.bytes);
 	tm_json_u64(*result, "damaged", a.found);
+	cJSON_AddBoolToObject(*result, "resumed", resumed);
+	cJSON_AddStringToObject(*result, "unverified", a.unverified);
 	tm_json_u64(*result, "healed_disks", healed);
 	cJSON_AddItemToObject(*result, "not_healed", a.failed);
 	cJSON_AddItemToObject(*result, "touched_points", lost);
 	cJSON_AddItemToObject(*result, "damage", a.list);
 	return 0;
+}
+
+/* One at a time: two would go on from each other's places. */
+int control_scrub(
+	struct tm_control_call *call, const cJSON *args, cJSON **result, struct tm_err *err)
+{
+	static atomic_flag busy = ATOMIC_FLAG_INIT;
+	int rc;
+
+	if (atomic_flag_test_and_set(&busy))
+		return tm_fail(err, EBUSY, "a scrub is under way already");
+	rc = scrub(call, args, result, err);
+	atomic_flag_clear(&busy);
+	return rc;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/cleanup.h"
 #include "common/file.h"
@@ -55,6 +56,7 @@ int init_store(const char *dir, const char *listen, struct tm_err *err)
 	CLEANUP_FREE char *pki = tm_path("%s/pki", dir);
 	struct catalog *c = NULL;
 	uint8_t uuid[TM_UUID];
+	char who[64];
 	int rc = check_listen(listen, err);
 
 	if (!rc)
@@ -67,6 +69,8 @@ int init_store(const char *dir, const char *listen, struct tm_err *err)
 		rc = write_conf(dir, listen, err);
 	if (!rc)
 		rc = catalog_open(dir, true, &c, err);
+	if (!rc)
+		rc = catalog_audit(c, catalog_who(getuid(), who, sizeof(who)), "init", "done", err);
 	catalog_close(c);
 	return rc;
 }

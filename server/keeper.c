@@ -34,6 +34,7 @@ static bool stopping(struct keeper *k)
 /* Drops what the policy says, a bounded number at a time. */
 static void keep_machine(struct keeper *k, struct machine *m)
 {
+	LOCK_SCOPE(&m->policy);
 	CLEANUP_FREE uint64_t *seqs = NULL;
 	struct tm_err err;
 	size_t n, at, step;

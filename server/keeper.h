@@ -15,6 +15,15 @@ int keeper_start(struct server *s, struct keeper **k, struct tm_err *err);
 /* Waits for the step under way. NULL is fine. */
 void keeper_stop(struct keeper *k);
 
+/* Settings of a machine that are its policy; the store's note of it has them under the same names. */
+#define POLICY_TIERS     "policy"
+#define POLICY_IMMUTABLE "immutable_s"
+
+/*
+ * Between looking at a policy and dropping or unpinning by it nobody changes it. The calls below are made with the machine's lock for this
+ * (machine->policy) where that matters: policy_set() takes it itself.
+ */
+
 /* The machine's policy: its own, or the default. */
 int policy_get(struct machine *m, struct retain_policy *p, struct tm_err *err);
 /*

@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/units.h"
 #include "common/uuid.h"
+#include "server/keeper.h"
 
 struct disk *machine_disk(struct machine *m, uint32_t handle)
 {
@@ -80,6 +81,16 @@ static bool note_disk(cJSON *list, const struct catalog_disk *c)
 	return true;
 }
 
+/* The policy, if it is not the default: 'true' also if there is none. */
+static bool note_setting(cJSON *o, struct machine *m, const char *key)
+{
+	char text[512];
+	struct tm_err err;
+	int rc = catalog_get(m->server->catalog, m->uuid, key, text, sizeof(text), &err);
+
+	return rc == -ENOENT || (!rc && cJSON_AddStringToObject(o, key, text));
+}
+
 static char *note_text(struct machine *m, const struct catalog_machine *c)
 {
 	cJSON *o = cJSON_CreateObject();
@@ -94,7 +105,8 @@ static char *note_text(struct machine *m, const struct catalog_machine *c)
 		  cJSON_AddBoolToObject(o, "held", c->held) &&
 		  cJSON_AddBoolToObject(o, "revoked", c->revoked) &&
 		  cJSON_AddStringToObject(o, "why", c->why) &&
-		  cJSON_AddStringToObject(o, "cert", tm_hex_format(c->cert, TM_FPR, cert));
+		  cJSON_AddStringToObject(o, "cert", tm_hex_format(c->cert, TM_FPR, cert)) &&
+		  note_setting(o, m, POLICY_TIERS) && note_setting(o, m, POLICY_IMMUTABLE);
 	char *text;
 
 	pthread_mutex_lock(&m->lock);
@@ -109,15 +121,18 @@ static char *note_text(struct machine *m, const struct catalog_machine *c)
 int machine_note(struct machine *m, struct tm_err *err)
 {
 	LOCK_SCOPE(&m->save);
-	CLEANUP_FREE char *text = NULL;
+	CLEANUP_FREE char *text = NULL, *old = NULL;
 	struct catalog_machine c;
+	size_t len;
 	int rc = catalog_machine_get(m->server->catalog, m->uuid, &c, err);
 
 	if (rc)
 		return rc;
 	text = note_text(m, &c);
 	if (!text)
-		return tm_fail(err, ENOMEM, "out of memory");
+		return tm_fail(err, ENOMEM, "its note cannot be written");
+	if (!store_note_get(m->server->store, m->uuid, &old, &len, err) && strcmp(old, text) == 0)
+		return 0;
 	return store_note_set(m->server->store, m->uuid, text, strlen(text), err);
 }
 
@@ -166,6 +181,9 @@ static int load_newest(struct machine *m, struct tm_err *err)
 	age = (int64_t)tm_real_ns() - p->arrival_ns;
 	m->valid = (int64_t)tm_mono_ns() - (age > 0 ? age : 0);
 	m->newest_kind = p->kind;
+	/* It ran until this point at least, whatever the catalog says: that may be a minute older, or made anew. */
+	if (p->run_ns > m->server->run_base)
+		m->server->run_base = p->run_ns;
 	store_point_free(p);
 	return 0;
 }
@@ -255,6 +273,7 @@ static struct machine *machine_new(struct server *s, const struct catalog_machin
 	memcpy(m->instance, c->instance, TM_UUID);
 	m->held = c->held;
 	m->revoked = c->revoked;
+	pthread_mutex_init(&m->policy, NULL);
 	pthread_mutex_init(&m->save, NULL);
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_cond_init(&m->changed, NULL);
@@ -275,6 +294,7 @@ static void machine_free(struct machine *m)
 	pthread_cond_destroy(&m->changed);
 	pthread_mutex_destroy(&m->lock);
 	pthread_mutex_destroy(&m->save);
+	pthread_mutex_destroy(&m->policy);
 	free(m);
 }
 
@@ -313,6 +333,10 @@ int machines_open(struct server *s, struct tm_err *err)
 			break;
 		m->next = s->machines;
 		s->machines = m;
+		/* Written by an older version it may lack something. */
+		if (machine_note(m, err))
+			tm_log_of(
+				TM_LOG_WARNING, m->name, NULL, "machine %s: %s", m->name, err->msg);
 	}
 	return rc;
 }

@@ -67,6 +67,7 @@ struct machine {
 	uint8_t uuid[TM_UUID];
 	char name[48];          /* UUID as text */
 	bool revoked, held;     /* atomic: looked at before each frame is acted on */
+	pthread_mutex_t policy; /* policy changes, drops, unpinning: one at a time; before `save` */
 	pthread_mutex_t save;   /* rows of this machine are written to the catalog one at a time */
 	pthread_mutex_t lock;   /* all below */
 	pthread_cond_t changed; /* session, attempt->busy, attempt->part, commits */

@@ -264,11 +264,29 @@ static int signals(struct tm_err *err)
 	return fd < 0 ? tm_fail_errno(err, "signalfd") : fd;
 }
 
+/* Into the catalog that was put back: what stands before it happened before the backup. */
+static int audit_restore(const struct options *o, int damaged, struct tm_err *err)
+{
+	struct catalog *c;
+	char who[64], what[256];
+	int rc = catalog_open(o->dir, false, &c, err);
+
+	if (rc)
+		return rc;
+	snprintf(what, sizeof(what), "restore %.240s", o->restore);
+	rc = catalog_audit(c, catalog_who(getuid(), who, sizeof(who)), what,
+		damaged ? "done, with damaged packs" : "done", err);
+	catalog_close(c);
+	return rc;
+}
+
 static int restore(const struct options *o, struct tm_err *err)
 {
 	struct backup_result r;
 	int rc = store_restore(o->restore, o->dir, &r, err);
 
+	if (!rc)
+		rc = audit_restore(o, r.damaged != 0, err);
 	if (rc)
 		return rc;
 	if (r.damaged)

@@ -10,9 +10,6 @@
 #include "common/units.h"
 #include "server/keeper.h"
 
-#define TIERS_KEY     "policy"
-#define IMMUTABLE_KEY "immutable_s"
-
 int policy_get(struct machine *m, struct retain_policy *p, struct tm_err *err)
 {
 	struct catalog *c = m->server->catalog;
@@ -20,12 +17,12 @@ int policy_get(struct machine *m, struct retain_policy *p, struct tm_err *err)
 	int rc;
 
 	retain_default(p);
-	rc = catalog_get(c, m->uuid, TIERS_KEY, text, sizeof(text), err);
+	rc = catalog_get(c, m->uuid, POLICY_TIERS, text, sizeof(text), err);
 	if (rc == 0)
 		rc = retain_parse(text, p, err);
 	if (rc && rc != -ENOENT)
 		return rc;
-	rc = catalog_get(c, m->uuid, IMMUTABLE_KEY, text, sizeof(text), err);
+	rc = catalog_get(c, m->uuid, POLICY_IMMUTABLE, text, sizeof(text), err);
 	if (rc == 0)
 		rc = tm_u64_parse(text, &p->immutable_s, err);
 	return rc == -ENOENT ? 0 : rc;
@@ -154,6 +151,7 @@ static int any_immutable(
 
 int policy_set(struct machine *m, const struct retain_policy *p, struct tm_err *err)
 {
+	LOCK_SCOPE(&m->policy);
 	struct catalog *c = m->server->catalog;
 	struct retain_policy old;
 	char text[512], number[24];
@@ -170,8 +168,11 @@ int policy_set(struct machine *m, const struct retain_policy *p, struct tm_err *
 	retain_format(p, text, sizeof(text));
 	snprintf(number, sizeof(number), "%" PRIu64, p->immutable_s);
 	/* The window first: between the two writes more is kept, not less. */
-	rc = catalog_set(c, m->uuid, IMMUTABLE_KEY, number, err);
-	return rc ? rc : catalog_set(c, m->uuid, TIERS_KEY, text, err);
+	rc = catalog_set(c, m->uuid, POLICY_IMMUTABLE, number, err);
+	if (!rc)
+		rc = catalog_set(c, m->uuid, POLICY_TIERS, text, err);
+	/* A catalog that is lost and made anew must not bring the default back. */
+	return rc ? rc : machine_note(m, err);
 }
 
 int policy_immutable(

@@ -15,6 +15,7 @@
 #include "common/uuid.h"
 #include "server/catalog.h"
 #include "server/init.h"
+#include "server/keeper.h"
 #include "server/store/store.h"
 
 struct uuids {
@@ -121,6 +122,15 @@ static int put_disk(void *arg, const struct store_disk *sd)
 	return catalog_disk_put(a->c, sd->machine, &d, a->err);
 }
 
+static int put_setting(struct catalog *c, const uint8_t uuid[TM_UUID], const cJSON *note,
+	const char *key, struct tm_err *err)
+{
+	char text[512];
+
+	text_of(note, key, text, sizeof(text));
+	return *text ? catalog_set(c, uuid, key, text, err) : 0;
+}
+
 static int rebuild_machine(
 	struct store *st, struct catalog *c, const uint8_t uuid[TM_UUID], struct tm_err *err)
 {
@@ -137,6 +147,10 @@ static int rebuild_machine(
 	memcpy(m.uuid, uuid, TM_UUID);
 	machine_of(note, &m);
 	rc = catalog_machine_put(c, &m, err);
+	if (!rc)
+		rc = put_setting(c, uuid, note, POLICY_IMMUTABLE, err);
+	if (!rc)
+		rc = put_setting(c, uuid, note, POLICY_TIERS, err);
 	if (!rc) {
 		struct disks arg = {c, note, err};
 
@@ -168,6 +182,7 @@ static int rebuild(struct store *st, const char *dir, struct tm_err *err)
 {
 	struct uuids u = {.list = NULL};
 	struct catalog *c = NULL;
+	char who[64];
 	int rc = store_machines(st, collect_machine, &u, err);
 
 	if (!rc)
@@ -177,7 +192,8 @@ static int rebuild(struct store *st, const char *dir, struct tm_err *err)
 	for (size_t i = 0; !rc && i < u.n; i++)
 		rc = rebuild_machine(st, c, u.list[i], err);
 	if (!rc)
-		rc = catalog_audit(c, "serverctl", "rebuild", "done", err);
+		rc = catalog_audit(
+			c, catalog_who(getuid(), who, sizeof(who)), "rebuild", "done", err);
 	if (!rc)
 		printf("%zu machines\n", u.n);
 	catalog_close(c);

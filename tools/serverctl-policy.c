@@ -157,6 +157,10 @@ static void print_damage(const cJSON *r)
 		       ": the blocks above are lost for good, all others stay readable\n",
 			tm_json_str(d, "machine"), tm_json_num(d, "first_point"),
 			tm_json_num(d, "last_point"));
+	if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(r, "resumed")))
+		printf("gone on with from where it was interrupted: what was found before that is in the log\n");
+	if (*tm_json_str(r, "unverified"))
+		printf("%s\n", tm_json_str(r, "unverified"));
 	printf("%" PRIu64 " cells, %" PRIu64 " bytes verified, %" PRIu64 " damaged\n",
 		tm_json_num(r, "cells"), tm_json_num(r, "bytes"), tm_json_num(r, "damaged"));
 	if (tm_json_num(r, "healed_disks"))
@@ -196,6 +200,8 @@ int serverctl_scrub(struct tm_cli *cli)
 		rc = tm_cli_fail(cli, TM_EXIT_FAILED,
 			"damage was found: other points stay usable%s",
 			tm_cli_value(cli, "heal") ? "" : "; --heal brings the newest state back");
+	else if (!rc && *tm_json_str(result, "unverified"))
+		rc = tm_cli_fail(cli, TM_EXIT_FAILED, "not everything could be verified");
 	cJSON_Delete(result);
 	return rc;
 }

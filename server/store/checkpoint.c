@@ -203,10 +203,10 @@ static int fill(struct store *st, int dirfd, const char *path, const struct stor
 	return ret ? ret : describe(dirfd, p, err);
 }
 
-int checkpoint_hold(struct store *st, const char *name, struct tm_err *err)
+static int hold(struct store *st, const char *name, int packs, struct tm_err *err)
 {
-	char path[4400];
-	int dirfd, packs, ret = remove_tree(st->openfd, name, err);
+	char path[4400], index[4600];
+	int dirfd, fd, ret = remove_tree(st->openfd, name, err);
 
 	if (ret)
 		return ret;
@@ -214,16 +214,28 @@ int checkpoint_hold(struct store *st, const char *name, struct tm_err *err)
 	if (dirfd < 0)
 		return dirfd;
 	snprintf(path, sizeof(path), "%s/open/%s", st->path, name);
+	snprintf(index, sizeof(index), "%s/index", path);
 	pthread_mutex_lock(&st->checkpoint_lock);
-	packs = fill_links(st, dirfd, path, NULL, err);
+	fd = packs ? fill_links(st, dirfd, path, NULL, err) : checkpoint_index(st, index, err);
 	pthread_mutex_unlock(&st->checkpoint_lock);
-	if (packs >= 0) {
-		close(packs);
+	if (fd >= 0) {
+		if (packs)
+			close(fd);
 		return dirfd;
 	}
 	close(dirfd);
 	remove_tree(st->openfd, name, &(struct tm_err){0});
-	return packs;
+	return fd;
+}
+
+int checkpoint_hold(struct store *st, const char *name, struct tm_err *err)
+{
+	return hold(st, name, 1, err);
+}
+
+int checkpoint_hold_index(struct store *st, const char *name, struct tm_err *err)
+{
+	return hold(st, name, 0, err);
 }
 
 static int make(struct store *st, const char *name, const struct store_point *p, struct tm_err *err)

@@ -135,6 +135,10 @@ static int open_engine(struct index *ix, const char *path, const struct index_co
 		if (log[0])
 			remove_tree(AT_FDCWD, log, &ignored);
 	}
+	if (msg && (strstr(msg, "Corruption") || strstr(msg, "No such file")))
+		return index_fail(err,
+			"cannot open the store: a file of it is damaged or gone, restore a backup",
+			msg);
 	return msg ? index_fail(err, "cannot open the store", msg) : 0;
 }
 

@@ -273,7 +273,7 @@ struct store {
 	atomic_int interrupted; /* nothing is waited for any more: the owner is about to close */
 	struct reopening reopening;
 	struct ledger ledger;
-	atomic_int compacting, collecting, copying;
+	atomic_int compacting, collecting, copying, verifying;
 	atomic_int loaded; /* compaction may judge: machines, points and attempts are in memory */
 	_Atomic uint64_t space_checked_ms, space_put; /* when, and bytes put since */
 
@@ -449,6 +449,8 @@ void readers_free(struct store_view *v);
  * with '.': it does not outlive the process; remove_tree() ends it. Returns its descriptor.
  */
 int checkpoint_hold(struct store *st, const char *name, struct tm_err *err);
+/* The same with the index alone. */
+int checkpoint_hold_index(struct store *st, const char *name, struct tm_err *err);
 
 /*
  * squash.c: deletes what no point sees, both families of a disk taken together. Begin takes what is there now and the index lock (for

@@ -3,7 +3,6 @@
  * Reading all cells again. Walking the index verifies the engine's own sums along the way.
  */
 #include <stdlib.h>
-#include <time.h>
 
 #include "server/store/internal.h"
 #include "server/store/space.h"
@@ -16,7 +15,8 @@ struct walker {
 	uint64_t superseded; /* when the next newer version of this unit became visible */
 	void (*fn)(void *arg, const struct store_damage *d);
 	void *arg;
-	uint64_t budget, bytes;
+	uint64_t budget;
+	struct pace pace;
 };
 
 /* When the entry became visible; NEVER if it is not. st->lock held. */
@@ -168,6 +168,14 @@ static int moved(struct walker *w, const char *key, struct loc *l)
 	return differs;
 }
 
+/* While the index is open for reading only, points must be verifiable too. */
+static int pay(struct walker *w, uint64_t bytes, struct tm_err *err)
+{
+	int ret = pace_pay(w->st, &w->pace, bytes, err);
+
+	return ret == -ECANCELED && !atomic_load(&w->st->interrupted) ? 0 : ret;
+}
+
 static int look(struct walker *w, const char *key, struct loc l, struct tm_err *err)
 {
 	struct tm_err why;
@@ -193,28 +201,20 @@ static int look(struct walker *w, const char *key, struct loc l, struct tm_err *
 		}
 		w->s->cells++;
 		w->s->bytes += sizeof(struct tm_cell) + l.len;
-		w->bytes += sizeof(struct tm_cell) + l.len;
+		/* A shortage of ours is no damage. */
+		if (why.code == EMFILE || why.code == ENFILE || why.code == ENOMEM) {
+			*err = why;
+			return -why.code;
+		}
 		ret = why.code ? tell(w, key, &l, why.msg, err) : 0;
+		if (!ret)
+			ret = pay(w, sizeof(struct tm_cell) + l.len, err);
 		if (ret)
 			return ret;
 	}
 	if (at < w->superseded)
 		w->superseded = at;
 	return 0;
-}
-
-static void slow_down(struct walker *w)
-{
-	struct timespec ts;
-	uint64_t ns;
-
-	if (w->s->rate && w->bytes > 4u << 20) {
-		ns = w->bytes * 1000 / (w->s->rate / 1000000 + 1);
-		ts.tv_sec = (time_t)(ns / 1000000000);
-		ts.tv_nsec = (long)(ns % 1000000000);
-		nanosleep(&ts, NULL);
-		w->bytes = 0;
-	}
 }
 
 /* One family, from the position on; stops between units only, so that what supersedes what is known. */
@@ -241,7 +241,6 @@ static int walk(struct walker *w, struct tm_err *err)
 		memcpy(&l, val, sizeof(l));
 		ret = look(w, key, l, err);
 		w->budget -= w->budget > 0;
-		slow_down(w);
 	}
 	if (!ret)
 		ret = index_iter_error(it, err);
@@ -256,6 +255,7 @@ int store_scrub(struct store *st, struct store_scrub *s,
 		.s = s,
 		.fn = fn,
 		.arg = arg,
+		.pace.rate = s->rate,
 		.budget = s->max_cells ? s->max_cells : UINT64_MAX};
 	uint64_t n;
 	int ret = 0;

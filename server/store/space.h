@@ -123,6 +123,14 @@ struct store_scrub {
 	uint64_t total_estimate; /* cells in the store, roughly */
 };
 
+/*
+ * Reads every file of the index, past all caches, and verifies the engine's sums: of a checkpoint, so that nothing is held up. Calls fn for
+ * all that the keys of a damaged file may hold: with pack 0, and where these are no versions with count 0. `go_on` is called now and
+ * then with the keys read so far; a nonzero answer ends it with -ECANCELED. What has been found is no error. -EBUSY: another one is under way.
+ */
+int store_verify_index(struct store *st, uint64_t rate, int (*go_on)(void *arg, uint64_t keys),
+	void (*fn)(void *arg, const struct store_damage *d), void *arg, struct tm_err *err);
+
 /* Reads cells and verifies their sums; calls fn for each that is damaged or missing. A damaged index ends it with -EBADMSG or -EIO. */
 int store_scrub(struct store *st, struct store_scrub *s,
 	void (*fn)(void *arg, const struct store_damage *d), void *arg, struct tm_err *err);

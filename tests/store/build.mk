@@ -8,3 +8,4 @@ $(B)/tests/store/powercut-main.o: PKG_CFLAGS += $(shell pkg-config --cflags fuse
 soak: deps
 	$(MAKE) helpers
 	EPOCHS=259200 timeout 8h tests/store/test-retention
+	POINTS=259200 timeout 2h tests/store/test-reads

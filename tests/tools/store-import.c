@@ -6,6 +6,8 @@
  * store-import DIR FILE -        as if FILE came again for each line of input, made anew by then; no point is put in use
  * store-import --compact DIR     drops the oldest point, gets its space back, puts the others in use once more: DIR/open/c2, c3...
  * store-import --scrub DIR       reads all cells, three at a time; prints each damage: "block count first last head"
+ * store-import --verify DIR      verifies the index; prints "block count first last head why"; with a file's name behind it: as if it was
+ *                                lost while the store is open
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -134,6 +136,28 @@ static int scrub(const char *dir)
 	return 0;
 }
 
+static void print_why(void *arg, const struct store_damage *d)
+{
+	printf("%llu %llu %llu %llu %d %s\n", (unsigned long long)d->block,
+		(unsigned long long)d->count, (unsigned long long)d->first_point,
+		(unsigned long long)d->last_point, d->in_head, d->why);
+}
+
+static int go_on(void *arg, uint64_t keys)
+{
+	return 0;
+}
+
+static int verify(const char *dir, const char *lost)
+{
+	must(store_open(dir, NULL, &st, &err));
+	if (lost && unlink(lost))
+		return 1;
+	must(store_verify_index(st, 0, go_on, print_why, NULL, &err));
+	store_close(st);
+	return 0;
+}
+
 static int take(void *arg, const struct store_point *p)
 {
 	uint64_t *seqs = arg;
@@ -191,10 +215,13 @@ int main(int argc, char **argv)
 
 	if (argc == 3 && !strcmp(argv[1], "--scrub"))
 		return scrub(argv[2]);
+	if ((argc == 3 || argc == 4) && !strcmp(argv[1], "--verify"))
+		return verify(argv[2], argv[3]);
 	if (argc == 3 && !strcmp(argv[1], "--compact"))
 		return compact(argv[2]);
 	if (argc < 3 || stat(argv[2], &sb)) {
-		fprintf(stderr, "usage: store-import DIR FILE... | --compact DIR | --scrub DIR\n");
+		fprintf(stderr,
+			"usage: store-import DIR FILE... | --compact DIR | --scrub DIR | --verify DIR [FILE]\n");
 		return 2;
 	}
 	disk.size = (uint64_t)sb.st_size;
