@@ -6,4 +6,9 @@ SUITE ?= $(SUITES)
 kmod:
 	@for s in $(SUITE); do tests/vm/vm kmod $$s || exit 1; done
 
+# All of the module's tests in a kernel that finds faults; not part of check, as it takes long.
+.PHONY: check-debug
+check-debug: deps
+	@tests/check-debug
+
 -include $(wildcard tests/*/build.mk)

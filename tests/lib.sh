@@ -56,9 +56,10 @@ skip() { echo "$*"; exit 77; }
 step() { printf '%s == %s\n' "$(date +%T)" "$*"; }
 need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
 
-# The only way to wait: until COMMAND succeeds, at most SECONDS; asks ten times a second, at first more often: most waits are short.
+# The only way to wait: until COMMAND succeeds, at most SECONDS (times TM_SLOWER, in slow guests); asks ten times a second, at
+# first more often: most waits are short.
 wait_until() {
-	local end=$((SECONDS + $1)) pause=02
+	local end=$((SECONDS + $1 * ${TM_SLOWER:-1})) pause=02
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || return 1

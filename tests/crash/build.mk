@@ -10,9 +10,15 @@ $(B)/tests/crash/%: $(B)/tests/crash/%-main.o $(CRASH_LIB)
 bench-kmod: deps
 	tests/bench/kmod $(firstword $(filter-out bullseye,$(SUITE)))
 
-# The module's tests for long: 10,000 cuts and an hour of fuzzing on each kernel.
+# The module's tests for long: 10,000 cuts and an hour of fuzzing on each kernel, the debug kernel too (or on the kernels that
+# SUITE names, or less of it by TM_CUTS and TM_FUZZ_SECONDS). Only the debug kernel can keep memory from the module (starve).
+TM_CUTS ?= 10000
+TM_FUZZ_SECONDS ?= 3600
+SOAK_SUITES = $(if $(filter file,$(origin SUITE)),$(SUITES) debug,$(SUITE))
 .PHONY: soak-kmod
 soak: soak-kmod
 soak-kmod: deps
-	@for s in $(SUITE); do for t in traps oracle files whole hurt; do echo "== $$t $$s"; \
-	TM_CUTS=10000 TM_FUZZ_SECONDS=3600 TM_LIMIT=40000 tests/vm/kmod.sh $$t $$s || exit 1; done; done
+	@for s in $(SOAK_SUITES); do \
+	themes="traps oracle files whole hurt"; [ $$s != debug ] || themes="$$themes starve"; \
+	for t in $$themes; do echo "== $$t $$s"; \
+	TM_CUTS=$(TM_CUTS) TM_FUZZ_SECONDS=$(TM_FUZZ_SECONDS) TM_LIMIT=$(or $(TM_LIMIT),40000) tests/vm/kmod.sh $$t $$s || exit 1; done; done

@@ -392,7 +392,9 @@ static void *fuzz(void *arg)
 static void start(struct fuzzer *f, uint64_t seed)
 {
 	f->state = seed;
-	f->fd = open(TMK_DEVICE, O_RDWR | O_CLOEXEC);
+	do { /* guest-starve keeps memory from the module now and then */
+		f->fd = open(TMK_DEVICE, O_RDWR | O_CLOEXEC);
+	} while (f->fd < 0 && errno == ENOMEM && now_us() < end_us);
 	f->space = mmap(NULL, SPACE + TMK_BLOCK, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (f->fd < 0 || f->space == MAP_FAILED || mprotect(f->space + SPACE, TMK_BLOCK, PROT_NONE))

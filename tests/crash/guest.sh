@@ -56,9 +56,9 @@ loop_disk() {
 # value KEY: of "KEY=VALUE" words or lines on standard input.
 value() { tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
 
-# until_true SECONDS COMMAND...
+# until_true SECONDS COMMAND...: TM_SLOWER times as long in the debug kernel.
 until_true() {
-	local end=$((SECONDS + $1))
+	local end=$((SECONDS + $1 * ${TM_SLOWER:-1}))
 	shift
 	until "$@"; do
 		[ $SECONDS -lt $end ] || return 1

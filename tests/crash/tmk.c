@@ -18,13 +18,17 @@
 
 #define PARAMS "/sys/module/tidemark/parameters/"
 
+unsigned long tmk_patience, tmk_nomem;
+
 static int call(int fd, unsigned long nr, void *arg)
 {
+	unsigned long left = tmk_patience;
 	int r;
 
 	do {
 		r = ioctl(fd, nr, arg);
-	} while (r < 0 && errno == EINTR);
+		tmk_nomem += r < 0 && errno == ENOMEM;
+	} while (r < 0 && (errno == EINTR || (errno == ENOMEM && left--)));
 	return r < 0 ? -errno : 0;
 }
 

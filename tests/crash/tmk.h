@@ -33,6 +33,9 @@ struct tmk {
 typedef int (*tmk_sink)(void *arg, unsigned int disk, uint64_t block, uint32_t count,
 	const void *data, uint32_t nbad);
 
+/* How often a call that fails for want of memory is made again, and how many have failed so. */
+extern unsigned long tmk_patience, tmk_nomem;
+
 int tmk_open(struct tmk *t);
 void tmk_close(struct tmk *t);
 /* Opens PATH and learns its numbers and sizes. */

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# tests/vm/kmod.sh oracle|files|whole|hurt|traps|soak SUITE: tests of the kernel module in a guest, see tests/crash/guest-*.
+# tests/vm/kmod.sh oracle|files|whole|hurt|traps|starve SUITE: tests of the kernel module in a guest, see tests/crash/guest-*.
 # TM_CUTS, TM_FUZZ_SECONDS: more than usual (make soak).
 set -u
 cd "$(dirname "$0")/../.." || exit 125
@@ -12,5 +12,7 @@ files) vm --disk 48M --disk 48M -- tests/crash/guest-files "${TM_CUTS:-60}" ;;
 whole) vm --disk 32M --disk 32M --disk 32M,4k --disk 33555968 --disk 48M,scsi -- tests/crash/guest-whole ;;
 hurt) vm --disk 32M --disk 32M --disk 32M,scsi -- tests/crash/guest-hurt "${TM_FUZZ_SECONDS:-60}" ;;
 traps) vm --disk 32M --disk 32M -- tests/crash/guest-traps ;;
+# The kernel tells who found no memory; what is worth a report says more than that.
+starve) vm --disk 32M --disk 32M --allow '\] Call Trace:$' -- tests/crash/guest-starve "${TM_FUZZ_SECONDS:-20}" ;;
 *) echo "unknown theme $theme"; exit 125 ;;
 esac

@@ -119,6 +119,7 @@ payload() {
 	[ -d build/guest/release ] && cp -al build/guest/release "$t/build/release"
 	{
 		echo "export TM_SUITE=$suite"
+		[ "$suite" != debug ] || echo "export TM_SLOWER=$DEBUG_SLOWER"
 		echo "drivers='$drivers'"
 		if [ -n "$module" ]; then
 			cp "$module"/tidemark*.ko "$t/build/kmod/"

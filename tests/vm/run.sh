@@ -10,6 +10,9 @@ reports+='|lock held when returning|rcu: INFO: .* stall|soft lockup|hard LOCKUP|
 reports+='|refcount_t: |list_(add|del) corruption|[Ss]lab .*(corrupt|overwritten)|Object already free|page allocation failure'
 reports+='|Objects remaining in|scheduling while atomic|Bad page|bad: scheduling|Call Trace:'
 
+# How much longer guests of the debug kernel may take.
+DEBUG_SLOWER=5
+
 # accelerator: "kvm" only if a guest's kernel was seen to boot with it since this machine came up; else "tcg".
 accelerator() {
 	local dir=$1 boot seen=build/vm/accel probe
@@ -120,6 +123,9 @@ run_guest() {
 		esac
 	done
 	[ $# -gt 0 ] || die "no command"
+	# Checking all that the kernel does takes memory and time: a minute and a half alone to run what QEMU's older machine tells by
+	# ACPI of its interrupts.
+	[ "$suite" != debug ] || mem=$((mem * 2)) limit=$((limit * DEBUG_SLOWER)) disks+=(-machine q35)
 	dir=$(image "$suite") || exit 125
 	[ -n "$module" ] || build_module "$suite" || exit 125
 	[ -n "$module" ] || [ ! -f kmod/Kbuild ] || module=build/kmod/$suite
