@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 
 #define LOG_AT_OPENING_ONLY 5            /* the engine's HEADER_LEVEL */
 #define LOG_ROOM            (1ull << 20) /* more than it writes there */
+#define LOG_PATH            80
 
 static const char *const cf_names[CF_N] = {
 	"default",
@@ -83,14 +85,33 @@ static void tune_db(struct index *ix, const struct index_conf *c)
 }
 
 /*
+ * A folder in memory. Its name follows from the store's place, so that what a kill in the middle of an opening has left is found by the next
+ * one: whoever opens holds the store's lock. Where somebody else has that name it gets any.
+ */
+static int folder_in_memory(const char *path, char dir[LOG_PATH])
+{
+	struct tm_err ignored;
+	struct stat sb;
+
+	if (stat(path, &sb) == 0) {
+		snprintf(dir, LOG_PATH, "/dev/shm/tidemark-%llx-%llx",
+			(unsigned long long)sb.st_dev, (unsigned long long)sb.st_ino);
+		if (remove_tree(AT_FDCWD, dir, &ignored) == 0 && mkdir(dir, 0700) == 0)
+			return 1;
+	}
+	snprintf(dir, LOG_PATH, "/dev/shm/tidemark-XXXXXX");
+	return mkdtemp(dir) != NULL;
+}
+
+/*
  * The engine insists on a log of its own, and its writer goes on after an error, where a build with assertions (Debian's) ends the
  * process: it must not stand on a disk that runs full. So it lies in memory, without a name once the index is open, and gets lines
  * while opening only. Where no such folder can be made there must be room for it beside the index.
  */
-static int log_elsewhere(struct index *ix, const char *path, char *dir, struct tm_err *err)
+static int log_elsewhere(struct index *ix, const char *path, char dir[LOG_PATH], struct tm_err *err)
 {
 	struct statvfs sv;
-	int elsewhere = mkdtemp(dir) != NULL;
+	int elsewhere = folder_in_memory(path, dir);
 
 	if (elsewhere && !statvfs(dir, &sv) && (uint64_t)sv.f_bavail * sv.f_frsize >= LOG_ROOM) {
 		rocksdb_options_set_db_log_dir(ix->opts, dir);
@@ -120,7 +141,7 @@ int index_fail(struct tm_err *err, const char *what, char *msg)
 static int open_engine(struct index *ix, const char *path, const struct index_conf *c,
 	const rocksdb_options_t *const *cfo, struct tm_err *err)
 {
-	char log[] = "/dev/shm/tidemark-XXXXXX", *msg = NULL;
+	char log[LOG_PATH], *msg = NULL;
 	struct tm_err ignored;
 
 	if (c->read_only) {

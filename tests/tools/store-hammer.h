@@ -169,7 +169,8 @@ static const struct store_opts small = {.prune_min = 1,
 	.buffer_bytes = 2 << 20,
 	.cache_bytes = 2 << 20};
 
-static void open_machines(void)
+/* goes_on: their images become what the newest epoch left; else they are as before the first. */
+static void open_machines(int goes_on)
 {
 	struct store_disk d;
 	struct store_head h;
@@ -193,7 +194,7 @@ static void open_machines(void)
 			if (!m->image[k])
 				die("memory", "none");
 		}
-		if (!store_head(st, m->uuid, &h, &err))
+		if (goes_on && !store_head(st, m->uuid, &h, &err))
 			while (m->cut < h.id.cut)
 				advance(m);
 	}
