@@ -278,7 +278,7 @@ static int move(struct collector *c, enum cf cf, const char *key, const struct l
 	}
 	if (!c->pending && !collect_room(c))
 		return tm_fail(c->err, ENOSPC, "no room for copying what is alive");
-	ret = packs_append(&c->st->packs, p->disk, key_disk(key), key_seq(key), cell, len, &out,
+	ret = packs_append(&c->st->packs, p->disk, 1, key_disk(key), key_seq(key), cell, len, &out,
 		&off, &mark, c->err);
 	if (ret)
 		return ret;

@@ -57,6 +57,7 @@ struct pack {
 	uint64_t writes; /* completed */
 	uint64_t synced; /* value of writes that is durable */
 	uint8_t writable, failed;
+	uint8_t moved;             /* takes what is moved out of old packs */
 	pthread_mutex_t sync_lock; /* one flush at a time */
 };
 
@@ -70,7 +71,8 @@ struct packs {
 	uint64_t incarnation;
 	pthread_mutex_t lock;
 	struct pack *bucket[PACK_BUCKETS];
-	struct pack *current[64]; /* being appended to: 0 = shared, else a disk's own */
+	struct pack *current
+		[64]; /* being appended to: of each owner (0 = shared, else a disk) at most one for what is new and one for what is moved */
 	uint32_t ncurrent, nopen;
 	_Atomic uint64_t written; /* bytes, since opening */
 	uint32_t next_no, reserved_no;
@@ -85,11 +87,13 @@ void packs_exit(struct packs *ps);
 int pack_get(struct packs *ps, uint32_t no, struct pack **p, struct tm_err *err);
 void pack_put(struct packs *ps, struct pack *p);
 /*
- * Appends one put (run header and cells) to the shared pack (own = 0) or the disk's own. *off: where the cells begin; *mark: what
- * pack_sync() must reach for them to be durable. The pack comes with a reference.
+ * Appends one put (run header and cells) to the shared pack (own = 0) or the disk's own. moved: to the one for cells that outlived their
+ * pack; they will outlive what is new again, and would be moved again with it. *off: where the cells begin; *mark: what pack_sync() must
+ * reach for them to be durable. The pack comes with a reference.
  */
-int packs_append(struct packs *ps, uint32_t own, uint32_t disk, uint64_t seq, const void *cells,
-	size_t len, struct pack **p, uint32_t *off, uint64_t *mark, struct tm_err *err);
+int packs_append(struct packs *ps, uint32_t own, int moved, uint32_t disk, uint64_t seq,
+	const void *cells, size_t len, struct pack **p, uint32_t *off, uint64_t *mark,
+	struct tm_err *err);
 /* Makes all writes up to mark durable. A pack whose flush failed once stays failed. */
 int pack_sync(struct packs *ps, struct pack *p, uint64_t mark, struct tm_err *err);
 /* No more is appended to the packs of this disk (0: all). */

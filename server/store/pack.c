@@ -258,13 +258,15 @@ static struct pack *create(struct packs *ps, uint32_t disk, struct tm_err *err)
 }
 
 /* The pack that is appended to for this owner, with room for len bytes. */
-static struct pack *current(struct packs *ps, uint32_t own, size_t len, struct tm_err *err)
+static struct pack *current(
+	struct packs *ps, uint32_t own, int moved, size_t len, struct tm_err *err)
 {
 	struct pack *p;
 	uint32_t i;
 
-	for (i = 0; i < ps->ncurrent && ps->current[i]->disk != own; i++)
-		;
+	for (i = 0; i < ps->ncurrent; i++)
+		if (ps->current[i]->disk == own && ps->current[i]->moved == moved)
+			break;
 	if (i < ps->ncurrent && ps->current[i]->end + len <= ps->max)
 		return ps->current[i];
 	if (i < ps->ncurrent)
@@ -272,8 +274,10 @@ static struct pack *current(struct packs *ps, uint32_t own, size_t len, struct t
 	if (ps->ncurrent == sizeof(ps->current) / sizeof(ps->current[0]))
 		seal(ps, 0);
 	p = create(ps, own, err);
-	if (p)
+	if (p) {
+		p->moved = (uint8_t)moved;
 		ps->current[ps->ncurrent++] = p;
+	}
 	return p;
 }
 
@@ -303,8 +307,9 @@ static void write_out(struct pack *p, uint64_t before, uint64_t after)
 		sync_file_range(p->fd, (off_t)from, (off_t)(to - from), SYNC_FILE_RANGE_WRITE);
 }
 
-int packs_append(struct packs *ps, uint32_t own, uint32_t disk, uint64_t seq, const void *cells,
-	size_t len, struct pack **out, uint32_t *off, uint64_t *mark, struct tm_err *err)
+int packs_append(struct packs *ps, uint32_t own, int moved, uint32_t disk, uint64_t seq,
+	const void *cells, size_t len, struct pack **out, uint32_t *off, uint64_t *mark,
+	struct tm_err *err)
 {
 	struct run_header h = {.magic = RUN_MAGIC, .disk = disk, .seq = seq, .len = (uint32_t)len};
 	struct pack *p;
@@ -313,7 +318,7 @@ int packs_append(struct packs *ps, uint32_t own, uint32_t disk, uint64_t seq, co
 
 	h.sum = XXH3_64bits(&h, offsetof(struct run_header, sum));
 	pthread_mutex_lock(&ps->lock);
-	p = current(ps, own, sizeof(h) + len, err);
+	p = current(ps, own, moved, sizeof(h) + len, err);
 	if (p) {
 		p->refs++;
 		at = p->end;

@@ -267,8 +267,8 @@ int store_put(struct store *st, uint64_t seq, uint32_t disk_no, const void *cell
 		return ret;
 	}
 	if (data)
-		ret = packs_append(&st->packs, owner(st, a, disk_no, len), disk_no, seq, cells, len,
-			&p, &off, &mark, err);
+		ret = packs_append(&st->packs, owner(st, a, disk_no, len), 0, disk_no, seq, cells,
+			len, &p, &off, &mark, err);
 	appended = !ret;
 	pthread_mutex_lock(&a->lock);
 	if (!ret)

@@ -47,7 +47,8 @@ static struct store_opts opts = {.reserve_bytes = UINT64_MAX, .stats = 1};
 static struct retain_point *pt; /* kept points, simulated times */
 static size_t npt;
 static struct cell *cells; /* by number of the write, from 1; 0 = nothing */
-static uint64_t received, written, index_cpu_us, open_us;
+static struct store_io wrote;
+static uint64_t received, index_cpu_us, open_us;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t idle = PTHREAD_COND_INITIALIZER;
@@ -232,7 +233,10 @@ static void count_written(void)
 	struct store_io io;
 
 	store_io(st, &io);
-	written += io.packs + io.log + io.flushed + io.compacted;
+	wrote.packs += io.packs;
+	wrote.log += io.log;
+	wrote.flushed += io.flushed;
+	wrote.compacted += io.compacted;
 	index_cpu_us += io.compact_us;
 }
 
@@ -377,30 +381,37 @@ static uint64_t on_disk(int packs)
 	return n;
 }
 
+static double per_byte(uint64_t n)
+{
+	return (double)n / (double)received;
+}
+
 static int report(int pinned, int all, const uint64_t *took)
 {
 	uint64_t ideal = 0, packs = on_disk(1), index = on_disk(0), bound;
-	int large, wrote;
+	uint64_t written = wrote.packs + wrote.log + wrote.flushed + wrote.compacted;
+	int large, much;
 
 	for (uint64_t i = 1; i <= epochs * WRITES; i++)
 		ideal += cells[i].seen ? cells[i].size : 0;
 	bound = ideal + ideal / 4 + disk.size;
 	large = packs + index > bound;
-	wrote = written > WRITES_MAX * received;
+	much = written > WRITES_MAX * received;
 	printf("%s%s: %lu epochs, %zu points exact; received %llu MiB; ideal %llu, packs %llu + index %llu of at most %llu MiB%s; "
-	       "written %.2f times%s; opened in %llu ms; index CPU %llu s; %llu s, verified in %llu s\n",
+	       "written %.2f times%s (packs %.2f, log %.2f, index %.2f + %.2f); opened in %llu ms; index CPU %llu s; %llu s, verified in %llu s\n",
 		workload,
 		pinned ? " pin"
 		: all  ? " all"
 		       : "",
 		epochs, npt, (unsigned long long)received >> 20, (unsigned long long)ideal >> 20,
 		(unsigned long long)packs >> 20, (unsigned long long)index >> 20,
-		(unsigned long long)bound >> 20, large ? ": TOO MUCH" : "",
-		(double)written / (double)received, wrote ? ": TOO MUCH" : "",
+		(unsigned long long)bound >> 20, large ? ": TOO MUCH" : "", per_byte(written),
+		much ? ": TOO MUCH" : "", per_byte(wrote.packs), per_byte(wrote.log),
+		per_byte(wrote.flushed), per_byte(wrote.compacted),
 		(unsigned long long)open_us / 1000, (unsigned long long)index_cpu_us / 1000000,
 		(unsigned long long)(took[1] - took[0]) / 1000000,
 		(unsigned long long)(took[2] - took[1]) / 1000000);
-	return large || wrote;
+	return large || much;
 }
 
 /* A small run has small packs and buffers: it sees what a large one would. */
