@@ -17,6 +17,8 @@
 #include "agent/pipeline.h"
 #include "agent/session.h"
 #include "agent/ship.h"
+#include "agent/spool.h"
+#include "agent/spoolfile.h"
 #include "agent/state.h"
 #include "agent/sync.h"
 #include "common/rate.h"
@@ -35,6 +37,8 @@ struct agent_conf {
 	char *scripts;          /* folder of pre- and post-scripts */
 	uint64_t script_limit;  /* ns */
 	char *maps;             /* folder of the file for the module's maps; empty: the state's */
+	uint64_t spool;         /* bytes; 0 = none */
+	char *spool_path;       /* its folder; empty: the state's */
 	bool verify_after_boot; /* compare though the map came back */
 };
 
@@ -73,6 +77,9 @@ struct agent {
 	struct agent_conf conf;
 	struct state state;
 	struct pipeline *pipeline;
+	struct spool *spool; /* of the kernel tracker's epochs; NULL: none */
+	struct spoolfile spoolfile;
+	char spool_error[TM_TEXT_MAX + 1]; /* why there is none */
 	struct tm_rate rate;
 	struct tm_schedule schedule; /* of the rate; never changes */
 	uint8_t instance[TM_UUID];
@@ -115,6 +122,8 @@ struct agent {
 /* Advice that several errors have. */
 #define TODO_STATE "look at the folder of --state: free space, and whether it can be written"
 #define TODO_DISK  "replace the disk; in points such blocks read as errors, never as other data"
+#define TODO_SPOOL \
+	"put it elsewhere (spool_path, tidemark-agent(8)): slow links are done without it"
 
 /*
  * Notes the last error for status and heartbeat, and logs it; the same one again is logged once. todo: what to do about it, for

@@ -33,48 +33,6 @@
 		FIEMAP_EXTENT_NOT_ALIGNED | FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_DATA_TAIL | \
 		FIEMAP_EXTENT_UNWRITTEN | FIEMAP_EXTENT_SHARED)
 
-/* What the initramfs would not find as a disk: its blocks are numbered otherwise, or come up later. */
-static bool is_stacked(const char *folder)
-{
-	static const char *const kinds[] = {"dm", "md", "loop"};
-
-	for (size_t i = 0; i < TM_ARRAY_SIZE(kinds); i++) {
-		CLEANUP_FREE char *path = tm_path("%s/%s", folder, kinds[i]);
-
-		if (!path || access(path, F_OK) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* The whole disk below a filesystem's device, and where on it the device begins, in bytes. */
-static int find_disk(dev_t dev, struct bootmap *map, uint64_t *start, struct tm_err *err)
-{
-	CLEANUP_FREE char *link = tm_path("/sys/dev/block/%u:%u", major(dev), minor(dev));
-	char folder[PATH_MAX], text[64];
-	unsigned ma, mi;
-
-	*start = 0;
-	if (!link || !realpath(link, folder))
-		return tm_fail(err, EOPNOTSUPP, "its filesystem is on no disk");
-	if (is_stacked(folder))
-		return tm_fail(err, EOPNOTSUPP,
-			"its filesystem is on %s, not on a plain disk or partition",
-			strrchr(folder, '/') + 1);
-	if (disk_sys_read(text, sizeof(text), "%s/partition", folder)[0]) {
-		disk_sys_read(text, sizeof(text), "%s/start", folder);
-		*start = strtoull(text, NULL, 10) * 512;
-		if (!*start)
-			return tm_fail(err, EOPNOTSUPP, "%s tells no start", folder);
-		*strrchr(folder, '/') = '\0';
-	}
-	if (sscanf(disk_sys_read(text, sizeof(text), "%s/dev", folder), "%u:%u", &ma, &mi) != 2)
-		return tm_fail(err, EOPNOTSUPP, "%s tells no number", folder);
-	map->disk = makedev(ma, mi);
-	map->sectors = strtoull(disk_sys_read(text, sizeof(text), "%s/size", folder), NULL, 10);
-	return map->sectors ? 0 : tm_fail(err, EOPNOTSUPP, "%s tells no size", folder);
-}
-
 static int by_place(const void *a, const void *b)
 {
 	const struct bootmap_run *x = a, *y = b;
@@ -111,7 +69,7 @@ static int find_runs(int fd, struct bootmap *map, struct tm_err *err)
 		return tm_fail(err, ENOMEM, "no memory");
 	if (fstat(fd, &st) < 0)
 		return tm_fail_errno(err, "fstat");
-	if (find_disk(st.st_dev, map, &start, err))
+	if (disk_below(st.st_dev, &map->disk, &map->sectors, &start, err))
 		return -err->code;
 	fm = calloc(1, sizeof(*fm) + RUNS_MAX * sizeof(struct fiemap_extent));
 	if (!fm)

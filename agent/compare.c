@@ -104,6 +104,9 @@ static void send_different(struct job *first)
 
 		if ((r->equal[i / 8] >> (i % 8) & 1) && !chunk_bad(job, at))
 			continue;
+		if (c->verify && spoolfile_at(&c->member->agent->spoolfile, c->member->info.major,
+					 c->member->info.minor, block, TM_CHUNK_BLOCKS))
+			continue;
 		if (!differ++) {
 			LOCK_SCOPE(&c->lock);
 			if (block < c->first_differ)

@@ -12,10 +12,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "agent/content.h"
 #include "common/cell.h"
 #include "common/cleanup.h"
+#include "common/file.h"
 
 char *disk_sys_read(char *out, size_t room, const char *fmt, ...)
 {
@@ -355,4 +357,45 @@ void disk_hardware(char *out, size_t room)
 			strncmp(list[i].name, "dm-", 3) && strncmp(list[i].name, "md", 2))
 			at += (size_t)snprintf(
 				out + at, room - at, " disk=%.100s", list[i].ident.serial);
+}
+
+/* Its blocks are numbered otherwise, or it comes up later than a disk at the boot. */
+static bool is_stacked(const char *folder)
+{
+	static const char *const kinds[] = {"dm", "md", "loop"};
+
+	for (size_t i = 0; i < TM_ARRAY_SIZE(kinds); i++) {
+		CLEANUP_FREE char *path = tm_path("%s/%s", folder, kinds[i]);
+
+		if (!path || access(path, F_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+int disk_below(dev_t dev, dev_t *disk, uint64_t *sectors, uint64_t *start, struct tm_err *err)
+{
+	CLEANUP_FREE char *link = tm_path("/sys/dev/block/%u:%u", major(dev), minor(dev));
+	char folder[PATH_MAX], text[64];
+	unsigned ma, mi;
+
+	*start = 0;
+	if (!link || !realpath(link, folder))
+		return tm_fail(err, EOPNOTSUPP, "its filesystem is on no disk");
+	if (is_stacked(folder))
+		return tm_fail(err, EOPNOTSUPP,
+			"its filesystem is on %s, not on a plain disk or partition",
+			strrchr(folder, '/') + 1);
+	if (disk_sys_read(text, sizeof(text), "%s/partition", folder)[0]) {
+		disk_sys_read(text, sizeof(text), "%s/start", folder);
+		*start = strtoull(text, NULL, 10) * 512;
+		if (!*start)
+			return tm_fail(err, EOPNOTSUPP, "%s tells no start", folder);
+		*strrchr(folder, '/') = '\0';
+	}
+	if (sscanf(disk_sys_read(text, sizeof(text), "%s/dev", folder), "%u:%u", &ma, &mi) != 2)
+		return tm_fail(err, EOPNOTSUPP, "%s tells no number", folder);
+	*disk = makedev(ma, mi);
+	*sectors = strtoull(disk_sys_read(text, sizeof(text), "%s/size", folder), NULL, 10);
+	return *sectors ? 0 : tm_fail(err, EOPNOTSUPP, "%s tells no size", folder);
 }

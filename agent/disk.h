@@ -62,6 +62,12 @@ int disk_find(
  */
 size_t disk_devices(const char *name, dev_t *devs, size_t max);
 
+/*
+ * The plain disk below a filesystem's device, its size in sectors of 512 bytes, and where on it the device begins, in bytes. -EOPNOTSUPP: there is
+ * none, or LVM, md or a loop device lies between.
+ */
+int disk_below(dev_t dev, dev_t *disk, uint64_t *sectors, uint64_t *start, struct tm_err *err);
+
 /* Reads a small file of sysfs; trims spaces; the empty string if it cannot be read. Returns out. */
 char *disk_sys_read(char *out, size_t room, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

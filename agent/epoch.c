@@ -8,12 +8,16 @@
 
 #include "agent/freeze.h"
 #include "agent/scripts.h"
+#include "agent/spool.h"
+#include "agent/throttle.h"
+#include "agent/tracker.h"
 #include "common/cleanup.h"
 #include "common/clock.h"
 #include "common/log.h"
 
 #define SETTLE_NS \
 	(30 * TM_SEC) /* a device that takes longer breaks the epoch by the module's own deadline anyway */
+#define LOOK_NS    (500 * TM_MS)
 #define EXTENTS    512u
 #define GAP_BLOCKS 8u /* clean blocks between dirty ones that are cheaper read than skipped */
 #define TOGETHER   8u /* disks whose frames are filled side by side */
@@ -23,7 +27,7 @@ struct source {
 	struct member *member;
 	struct stream stream;
 	const struct tmk_id *id;
-	int fd;
+	struct kmod *kmod;
 	struct job *job; /* being filled with extents */
 	uint32_t jobs;
 };
@@ -32,7 +36,7 @@ static int drain_job(void *ctx, struct job *job)
 {
 	struct source *s = ctx;
 
-	return kmod_drain(s->fd, s->id, s->member->kdisk, job);
+	return kmod_drain(s->kmod->fd, s->id, s->member->kdisk, job);
 }
 
 static void submit(struct source *s)
@@ -90,6 +94,30 @@ static int add_extent(struct source *s, const struct tmk_extent *e, struct tm_er
 	return 0;
 }
 
+/*
+ * The link may take its time: answers to what went before are heard meanwhile, a schedule is kept, status stays true, and the agent
+ * can end.
+ */
+static void meanwhile(struct agent *a, struct kmod *k)
+{
+	uint64_t now = tm_mono_ns(), until = UINT64_MAX;
+	struct tmk_info info;
+	struct tm_err err;
+	LOCK_SCOPE(&a->lock);
+
+	k->looked = now;
+	throttle_step(a, now, &until);
+	while (a->tracker->finish(a))
+		;
+	for (struct member *m = a->members; m; m = m->next)
+		if (m->kdisk && kmod_info(k->fd, m->kdisk, &info, &err) == 0)
+			m->backlog = (info.dirty + info.frozen) * TM_BLOCK;
+	if (a->stop || a->rejoin) {
+		tm_fail(&err, ECANCELED, "the agent ends the session");
+		session_fail(a->session, &err, 0);
+	}
+}
+
 static int read_dirty(struct source *s, struct tm_err *err)
 {
 	struct tmk_extent ext[EXTENTS];
@@ -99,10 +127,13 @@ static int read_dirty(struct source *s, struct tm_err *err)
 	int ret = 0;
 
 	while (!ret && !done) {
-		ret = kmod_ranges(
-			s->fd, s->id, s->member->kdisk, &cursor, ext, EXTENTS, &n, &done, err);
-		for (uint32_t i = 0; !ret && i < n; i++)
+		ret = kmod_ranges(s->kmod->fd, s->id, s->member->kdisk, &cursor, ext, EXTENTS, &n,
+			&done, err);
+		for (uint32_t i = 0; !ret && i < n; i++) {
+			if (tm_mono_ns() - s->kmod->looked > LOOK_NS)
+				meanwhile(s->member->agent, s->kmod);
 			ret = add_extent(s, &ext[i], err);
+		}
 	}
 	if (ret && s->job)
 		job_put(tm_take(s->job));
@@ -111,30 +142,34 @@ static int read_dirty(struct source *s, struct tm_err *err)
 }
 
 static void source_begin(struct source *s, struct agent *a, struct kmod *k, struct member *m,
-	const struct tmk_id *id, uint64_t attempt)
+	const struct tmk_id *id, const struct point *p)
 {
 	memset(s, 0, sizeof(*s));
-	stream_init(&s->stream, a->pipeline, ship_push, a->ship);
+	/* What nothing is preserved for need not leave the disk before the link can take it. */
+	if (a->spool && p->c.kind != TM_POINT_NONE) {
+		stream_init(&s->stream, a->pipeline, spool_push, a->spool);
+		s->stream.gone = spool_gone;
+	} else {
+		stream_init(&s->stream, a->pipeline, ship_push, a->ship);
+	}
 	s->member = m;
 	s->id = id;
-	s->fd = k->fd;
+	s->kmod = k;
 	s->stream.urgent = true;
-	s->stream.attempt = attempt;
+	s->stream.attempt = p->c.attempt;
 	s->stream.handle = m->handle;
 	s->stream.disk_size = m->info.ident.size;
 	s->stream.drain = drain_job;
 	s->stream.drain_ctx = s;
 }
 
-static int source_end(struct source *s, int failed, struct tm_err *err)
+/* Takes the result; all frames are acknowledged or lost. */
+static int source_end(struct source *s, struct tm_err *err)
 {
 	struct member *m = s->member;
 	struct agent *a = m->agent;
-	int ret;
+	int ret = stream_flush(&s->stream, err);
 
-	if (failed)
-		stream_fail(&s->stream, failed, err->msg);
-	ret = stream_flush(&s->stream, err);
 	m->frames = s->stream.frames;
 	m->digest = s->stream.digest;
 	pthread_mutex_lock(&a->lock);
@@ -155,36 +190,76 @@ static bool takes_part(const struct member *m)
 	return m->kdisk && m->handle;
 }
 
-/* The next disks' blocks, a few disks at a time; *at goes on. Members come and go in this thread only. */
-static int ship_some(struct agent *a, struct kmod *k, struct member **at, const struct tmk_id *id,
-	uint64_t attempt, struct tm_err *err)
+static void fail_all(struct source *list, unsigned n, const struct tm_err *why)
 {
-	struct source *list = calloc(TOGETHER, sizeof(*list));
+	for (unsigned i = 0; i < n; i++)
+		stream_fail(&list[i].stream, -why->code, why->msg);
+}
+
+static void finish_some(struct source *list, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		stream_finish(&list[i].stream);
+}
+
+/* All disks' blocks, a few disks at a time, on their way. Returns how many disks; *first: the failure. */
+static unsigned send_all(struct source *list, struct agent *a, struct kmod *k,
+	const struct tmk_id *id, const struct point *p, struct tm_err *first)
+{
+	unsigned n = 0, finished = 0;
+
+	/* Members come and go in this thread only. */
+	for (struct member *m = a->members; m && !first->code; m = m->next) {
+		if (!takes_part(m))
+			continue;
+		source_begin(&list[n], a, k, m, id, p);
+		(void)read_dirty(&list[n++], first);
+		if (first->code || n - finished < TOGETHER)
+			continue;
+		finish_some(list + finished, n - finished);
+		finished = n;
+	}
+	/* What of it waits anywhere is of no use any more. */
+	if (first->code)
+		fail_all(list, n, first);
+	finish_some(list + finished, n - finished);
+	return n;
+}
+
+static void wait_acks(struct source *list, unsigned n, struct agent *a, struct kmod *k)
+{
+	struct tm_err err = {0};
+
+	for (unsigned i = 0; i < n; i++) {
+		while (!stream_wait_acks(&list[i].stream, tm_mono_ns() + LOOK_NS))
+			meanwhile(a, k);
+		/* One disk's failure is the epoch's: what the others have in the spool is of no use any more. */
+		if (!err.code && stream_error(&list[i].stream, &err))
+			fail_all(list + i + 1, n - i - 1, &err);
+	}
+}
+
+static int ship_all(struct agent *a, struct kmod *k, const struct tmk_id *id, const struct point *p,
+	struct tm_err *err)
+{
+	struct source *list = calloc(TM_DISKS_MAX, sizeof(*list));
 	struct tm_err first = {0}, e;
-	unsigned n = 0;
-	int ret = 0;
+	unsigned n;
 
 	if (!list)
 		return tm_fail(err, ENOMEM, "no memory for an epoch");
-	for (; *at && n < TOGETHER; *at = (*at)->next) {
-		if (!takes_part(*at))
-			continue;
-		source_begin(&list[n], a, k, *at, id, attempt);
-		if (!ret)
-			ret = read_dirty(&list[n], &first);
-		n++;
-	}
-	for (unsigned i = 0; i < n; i++) {
-		e = first;
-		if (source_end(&list[i], ret, &e) && !ret) {
-			ret = -e.code;
+	if (a->spool)
+		spool_begin(a->spool, ship_push, a->ship);
+	k->looked = tm_mono_ns();
+	n = send_all(list, a, k, id, p, &first);
+	wait_acks(list, n, a, k);
+	for (unsigned i = 0; i < n; i++)
+		if (source_end(&list[i], &e) && !first.code)
 			first = e;
-		}
-	}
 	free(list);
-	if (ret)
+	if (first.code)
 		*err = first;
-	return ret;
+	return -first.code;
 }
 
 static int settle(struct agent *a, struct kmod *k, struct tm_err *err)
@@ -258,8 +333,6 @@ static int cut_quiet(
 static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, struct tmk_cut *cut,
 	struct tm_err *err)
 {
-	struct member *m;
-
 	bool catchup = p->c.kind == TM_POINT_NONE;
 
 	if (freeze ? cut_quiet(a, k, p, cut, err) : kmod_cut(k->fd, catchup, cut, err))
@@ -272,9 +345,8 @@ static int make(struct agent *a, struct kmod *k, struct point *p, bool freeze, s
 	p->boottime = cut->boottime_ns;
 	if (point_open(a, p, err) || settle(a, k, err))
 		return -err->code;
-	for (m = a->members; m;)
-		if (ship_some(a, k, &m, &cut->id, p->c.attempt, err))
-			return -err->code;
+	if (ship_all(a, k, &cut->id, p, err))
+		return -err->code;
 	pthread_mutex_lock(&a->lock);
 	point_list(a, p);
 	pthread_mutex_unlock(&a->lock);

@@ -22,6 +22,7 @@ struct kmod {
 	uint64_t rounds;      /* of catch-up, in all */
 	bool owed; /* what the server stored last is no point: one is due even if nothing changes */
 	uint64_t broken;       /* in all */
+	uint64_t looked;       /* when a long epoch last looked after the rest */
 	uint64_t noted;        /* when the newest point was last written down */
 	uint64_t cut_hold_ns;  /* how long the last cut held writes */
 	uint64_t epoch_blocks; /* of the last epoch */

@@ -39,6 +39,8 @@ static const struct tm_setting settings[] = {
 	SET("scripts", TM_SET_STRING, scripts, 0, 4096, "/etc/tidemark/scripts"),
 	SET("script_limit", TM_SET_DURATION, script_limit, TM_SEC, 3600 * TM_SEC, "60s"),
 	SET("maps", TM_SET_STRING, maps, 0, 4096, ""),
+	SET("spool", TM_SET_SIZE, spool, 0, SPOOL_SIZE_MAX, "0"),
+	SET("spool_path", TM_SET_STRING, spool_path, 0, 4096, ""),
 	SET("verify_after_boot", TM_SET_BOOL, verify_after_boot, 0, 0, "no"),
 	{0},
 };
@@ -91,6 +93,23 @@ static void harden(void)
 	signal(SIGPIPE, SIG_IGN);
 }
 
+/* A spool that cannot be had is done without, and said. */
+static void open_spool(struct agent *a)
+{
+	const char *dir = a->conf.spool_path[0] ? a->conf.spool_path : a->state.dir;
+	uint64_t size = a->conf.spool / TM_DATA_MAX * TM_DATA_MAX;
+	struct tm_err err;
+
+	if (!size)
+		return;
+	if (spoolfile_open(dir, size, &a->spoolfile, &err) == 0 &&
+		spool_open(a->pipeline, a->spoolfile.fd, size, &a->spool, &err) == 0)
+		return;
+	spoolfile_free(&a->spoolfile);
+	agent_error(a, TODO_SPOOL, "no spool for a slow link: %s", err.msg);
+	snprintf(a->spool_error, sizeof(a->spool_error), "%.400s", err.msg);
+}
+
 static int prepare(struct agent *a, const struct options *o, struct tm_err *err)
 {
 	struct pipeline_opts po = {0};
@@ -117,6 +136,7 @@ static int prepare(struct agent *a, const struct options *o, struct tm_err *err)
 	po.workers = (unsigned)a->conf.workers;
 	if (pipeline_start(&po, &a->pipeline, err))
 		return -err->code;
+	open_spool(a);
 	a->enrolled = enroll_load(o->state, &a->id, err) == 0;
 	return a->enrolled || err->code == ENOENT ? 0 : -err->code;
 }
@@ -163,6 +183,8 @@ static int serve(struct agent *a, const struct options *o, struct tm_err *err)
 	}
 	machine_stop(a);
 	tm_control_stop(control);
+	spool_close(a->spool);
+	spoolfile_free(&a->spoolfile);
 	pipeline_stop(a->pipeline);
 	state_close(&a->state);
 	tm_rate_exit(&a->rate);

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "common/cleanup.h"
+#include "common/clock.h"
 
 /* Zero ranges kept back for merging; beyond that they are written to a frame. */
 #define ZERO_EXTENTS 1024
@@ -65,8 +66,10 @@ int stream_error(struct stream *s, struct tm_err *err)
 void stream_acked(struct frame *f)
 {
 	struct stream *s = f->stream;
-	LOCK_SCOPE(&s->lock);
 
+	if (s->gone)
+		s->gone(s->push_ctx);
+	LOCK_SCOPE(&s->lock);
 	s->unacked--;
 	s->sent_bytes += f->len;
 	pthread_cond_broadcast(&s->changed);
@@ -76,8 +79,10 @@ void stream_acked(struct frame *f)
 void stream_lost(struct frame *f, int error, const char *why)
 {
 	struct stream *s = f->stream;
-	LOCK_SCOPE(&s->lock);
 
+	if (s->gone)
+		s->gone(s->push_ctx);
+	LOCK_SCOPE(&s->lock);
 	s->unacked--;
 	fail_locked(s, error, why);
 	frame_put(f);
@@ -327,8 +332,9 @@ static void write_zeros(struct stream *s)
 	release(s, f);
 }
 
-int stream_flush(struct stream *s, struct tm_err *err)
+void stream_finish(struct stream *s)
 {
+	struct tm_err ignored;
 	struct frame *f;
 	bool failed;
 
@@ -336,8 +342,7 @@ int stream_flush(struct stream *s, struct tm_err *err)
 	while (s->jobs)
 		pthread_cond_wait(&s->changed, &s->lock);
 	pthread_mutex_unlock(&s->lock);
-	failed = stream_error(s, err) !=
-		 0; /* then nothing more is sent, only what is under way awaited */
+	failed = stream_error(s, &ignored) != 0; /* then nothing more is sent */
 	if (s->zero.n && !failed)
 		write_zeros(s);
 	while ((f = s->open)) {
@@ -347,6 +352,22 @@ int stream_flush(struct stream *s, struct tm_err *err)
 		else
 			frame_put(f);
 	}
+}
+
+bool stream_wait_acks(struct stream *s, uint64_t until)
+{
+	struct timespec ts = tm_timespec(until);
+	LOCK_SCOPE(&s->lock);
+
+	while (s->unacked &&
+		pthread_cond_clockwait(&s->changed, &s->lock, CLOCK_MONOTONIC, &ts) != ETIMEDOUT)
+		;
+	return !s->unacked;
+}
+
+int stream_flush(struct stream *s, struct tm_err *err)
+{
+	stream_finish(s);
 	LOCK_SCOPE(&s->lock);
 	while (s->unacked)
 		pthread_cond_wait(&s->changed, &s->lock);

@@ -20,7 +20,9 @@ struct stream {
 	struct pipeline *pipeline;
 	stream_push_fn push;
 	void *push_ctx;
-	bool urgent; /* goes before others */
+	void (*gone)(
+		void *push_ctx); /* a frame that was pushed is acknowledged or lost; may be NULL */
+	bool urgent;             /* goes before others */
 	uint64_t attempt;
 	uint32_t handle;
 	uint64_t disk_size;
@@ -63,7 +65,11 @@ int stream_wait_turn(struct stream *s, struct tm_err *err);
 void stream_encode(struct stream *s, uint64_t block, uint32_t count, const uint8_t *plain,
 	const uint64_t *bad, unsigned bit);
 
-/* Waits for all reads, closes the frames, waits for all ACKs. */
+/* Waits for all reads and sends what is open: nothing is left to do but to wait for the ACKs. */
+void stream_finish(struct stream *s);
+/* Waits for the ACKs of a finished stream until then (monotonic ns). False: not all have come. */
+bool stream_wait_acks(struct stream *s, uint64_t until);
+/* Both, without a limit; the stream's failure, if there is one. */
 int stream_flush(struct stream *s, struct tm_err *err);
 
 /* Begins the next part: numbers and digest from 0. Only after a flush. */

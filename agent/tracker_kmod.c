@@ -189,6 +189,21 @@ static int want_comparison(struct member *m, struct tm_err *err)
 	return ret;
 }
 
+/* A spool whose own writes would be tracked would feed itself. */
+static void leave_spool_out(struct member *m)
+{
+	struct agent *a = m->agent;
+	struct tm_err err;
+
+	if (!a->spool || spoolfile_exclude(&a->spoolfile, a->kmod->fd, m->kdisk, m->info.major,
+				 m->info.minor, &err) == 0)
+		return;
+	tm_wrap(&err, "the spool is out of use");
+	spool_give_up(a->spool, err.msg);
+	LOCK_SCOPE(&a->lock);
+	agent_error(a, TODO_SPOOL, "%s", err.msg);
+}
+
 static int kmod_tracker_attach(struct member *m, struct tm_err *err)
 {
 	struct kmod *k = m->agent->kmod;
@@ -196,6 +211,7 @@ static int kmod_tracker_attach(struct member *m, struct tm_err *err)
 
 	if (m->tracker != TM_TRACKER_KMOD || kmod_attach(k->fd, &m->info, &m->kdisk, err))
 		return m->tracker == TM_TRACKER_KMOD ? -err->code : 0;
+	leave_spool_out(m);
 	if (kmod_info(k->fd, m->kdisk, &info, err) || note_doubt(m, &info, err))
 		return -err->code;
 	if (info.doubt && kmod_trust(k->fd, m->kdisk, info.doubt, err))
@@ -256,18 +272,22 @@ static bool any_part(const struct agent *a)
 
 /*
  * Epochs that keep breaking are of no use: what is dirty is shipped unpreserved, round by round, each durable for good, until so
- * little is left that a usual epoch of it fits the memory for before-images, or until the rounds shrink no more. Then a usual epoch is
+ * little is left that a usual epoch of it fits the spool or the memory for before-images, or until the rounds shrink no more. Then a usual epoch is
  * tried; when it breaks, the next round follows.
  */
-static bool wants_catchup(const struct kmod *k, uint64_t dirty)
+static bool wants_catchup(const struct agent *a, const struct kmod *k, uint64_t dirty)
 {
+	struct spool_stats spool = {0};
 	struct tmk_stats s;
 
 	if (k->breaks < CATCHUP_BREAKS || !dirty)
 		return false;
 	if (!k->round_blocks)
 		return true;
-	if (kmod_stats(k->fd, &s) || dirty * TM_BLOCK <= s.image_limit)
+	if (a->spool)
+		spool_stats(a->spool, &spool);
+	if (kmod_stats(k->fd, &s) || dirty * TM_BLOCK <= s.image_limit ||
+		dirty * TM_BLOCK <= spool.size)
 		return false;
 	return dirty < k->round_blocks / 4 * 3;
 }
@@ -321,7 +341,7 @@ static void made(struct agent *a, struct kmod *k, uint64_t begun, bool catchup, 
 	if (!session_ended(a->session, NULL, NULL))
 		agent_error(a,
 			ret == -ESTALE
-				? "nothing, if it is rare; else more memory for before-images (image_kb of the module, tidemark(4)), or a faster link"
+				? "nothing, if it is rare; else a spool (tidemark-agent(8)), more memory for before-images (image_kb of the module, tidemark(4)), or a faster link"
 				: "nothing: it is tried again",
 			"epoch not shipped, its blocks go with the next one: %s", err->msg);
 	if (ret != -ESTALE)
@@ -355,7 +375,7 @@ static void kmod_tracker_step(struct agent *a, uint64_t now, uint64_t *until)
 		return;
 	if (k->breaks && now < k->next_cut)
 		return;
-	catchup = wants_catchup(k, dirty);
+	catchup = wants_catchup(a, k, dirty);
 	if (catchup)
 		show_catchup(a, true);
 	pthread_mutex_unlock(&a->lock);
@@ -463,6 +483,19 @@ static bool kmod_tracker_clean(struct agent *a)
 	       kmod_is(&head.acked, &a->head);
 }
 
+static void spool_status(struct agent *a, struct cJSON *o)
+{
+	struct spool_stats s = {0};
+
+	if (a->spool)
+		spool_stats(a->spool, &s);
+	tm_json_u64(o, "spool_size", s.size);
+	tm_json_u64(o, "spool_used", s.used);
+	tm_json_u64(o, "spool_peak", s.peak);
+	tm_json_u64(o, "spool_frames", s.written);
+	cJSON_AddStringToObject(o, "spool_error", a->spool ? s.error : a->spool_error);
+}
+
 static void kmod_tracker_status(struct agent *a, struct cJSON *o)
 {
 	struct kmod *k = a->kmod;
@@ -478,6 +511,7 @@ static void kmod_tracker_status(struct agent *a, struct cJSON *o)
 	tm_json_u64(o, "images_bytes", s.image_now);
 	tm_json_u64(o, "images_peak", s.image_peak);
 	tm_json_u64(o, "images_limit", s.image_limit);
+	spool_status(a, o);
 	tm_json_u64(o, "cut_us", k->cut_hold_ns / 1000);
 	tm_json_u64(o, "epoch_bytes", k->epoch_blocks * TM_BLOCK);
 }

@@ -94,11 +94,13 @@ struct tmk_head {
 
 struct tmk_exclude {
 	__u32 disk;
-	__u32 flags;   /* 0 */
+	__u32 flags;   /* 0 or TMK_EXCLUDE_FILE */
 	__u64 extents; /* struct tmk_extent[count]; the new list replaces the old one */
 	__u32 count;
-	__u32 pad;
+	__u32 fd; /* with TMK_EXCLUDE_FILE: of the file that lies in the extents; else 0 */
 };
+#define TMK_EXCLUDE_FILE \
+	1 /* the file is kept from being freed while the list holds, and the list ends with the descriptor that set it */
 
 /* Why the module's map of a disk may not be trusted: flags of tmk_info.doubt. Cleared by RESYNC only. */
 #define TMK_DOUBT_FRESH   1 /* attached without a restored map: what was written before is unknown */

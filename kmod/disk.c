@@ -156,7 +156,7 @@ static void disk_free(struct tm_disk *d)
 		tm_map_free(rcu_dereference_protected(d->map[i], true));
 		tm_map_free(rcu_dereference_protected(d->kept[i], true));
 	}
-	kvfree(rcu_dereference_protected(d->excluded, true));
+	tm_exclusion_free(rcu_dereference_protected(d->excluded, true));
 	kvfree(d->witness);
 	kvfree(d->images);
 	free_percpu(d->cpu);
@@ -314,61 +314,6 @@ int tm_detach(u32 number)
 	wait_event_timeout(
 		ended, !atomic_read(&ending), 5 * HZ); /* else it goes on in the background */
 	tm_event();
-	return 0;
-}
-
-struct tmk_extent *tm_extents_get(u64 user, u32 count, u64 limit)
-{
-	struct tmk_extent *x;
-	u64 at = 0;
-	u32 i;
-
-	if (!count || count > TMK_MAX_EXTENTS)
-		return ERR_PTR(-EINVAL);
-	x = kvmalloc_array(count, sizeof(*x), GFP_KERNEL);
-	if (!x)
-		return ERR_PTR(-ENOMEM);
-	if (copy_from_user(x, u64_to_user_ptr(user), count * sizeof(*x))) {
-		kvfree(x);
-		return ERR_PTR(-EFAULT);
-	}
-	for (i = 0; i < count; at = x[i].start + x[i].count, i++) {
-		if (x[i].start < at || !x[i].count || x[i].start >= limit ||
-			x[i].count > limit - x[i].start) {
-			kvfree(x);
-			return ERR_PTR(-EINVAL);
-		}
-	}
-	return x;
-}
-
-int tm_exclude(const struct tmk_exclude *arg)
-{
-	struct tm_disk *d = tm_disk_get(arg->disk);
-	struct tm_exclusion *new = NULL, *old;
-	struct tmk_extent *x;
-
-	if (!d)
-		return -ENODEV;
-	if (arg->count) {
-		x = tm_extents_get(arg->extents, arg->count, tm_disk_blocks(d));
-		if (IS_ERR(x))
-			return PTR_ERR(x);
-		new = kvmalloc(struct_size(new, extents, arg->count), GFP_KERNEL);
-		if (!new) {
-			kvfree(x);
-			return -ENOMEM;
-		}
-		new->count = arg->count;
-		memcpy(new->extents, x, arg->count * sizeof(*x));
-		kvfree(x);
-	}
-	old = rcu_dereference_protected(d->excluded, lockdep_is_held(&tm_mutex));
-	rcu_assign_pointer(d->excluded, new);
-	if (old) {
-		synchronize_rcu();
-		kvfree(old);
-	}
 	return 0;
 }
 

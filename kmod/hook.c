@@ -63,9 +63,22 @@ void tm_bio_blocks(struct bio *bio, u64 *first, u64 *end)
 	*end = DIV_ROUND_UP_ULL(sector + bio_sectors(bio), TM_SECTORS);
 }
 
+static void note_written(struct tm_excluded *e, unsigned long blocks)
+{
+	unsigned long was = READ_ONCE(e->written), seen;
+
+	while (was < blocks) {
+		seen = cmpxchg(&e->written, was, blocks);
+		if (seen == was)
+			return;
+		was = seen;
+	}
+}
+
 static bool is_excluded(struct tm_disk *d, u64 first, u64 end)
 {
 	struct tm_exclusion *x = rcu_dereference_check(d->excluded, true);
+	struct tm_excluded *e;
 	u32 lo = 0, hi;
 
 	if (likely(!x))
@@ -78,7 +91,13 @@ static bool is_excluded(struct tm_disk *d, u64 first, u64 end)
 		else
 			hi = mid;
 	}
-	return lo && end <= x->extents[lo - 1].start + x->extents[lo - 1].count;
+	if (!lo)
+		return false;
+	e = &x->extents[lo - 1];
+	if (end > e->start + e->count)
+		return false;
+	note_written(e, end - e->start);
+	return true;
 }
 
 bool tm_must_hold(struct tm_disk *d, unsigned long word, u64 first, u64 end)

@@ -111,7 +111,11 @@ static long do_head(struct file *file, union argument *a)
 
 static long do_exclude(struct file *file, union argument *a)
 {
-	return a->exclude.flags || a->exclude.pad ? -EINVAL : tm_exclude(&a->exclude);
+	const struct tmk_exclude *x = &a->exclude;
+
+	if (x->flags & ~TMK_EXCLUDE_FILE || (x->fd && !(x->flags & TMK_EXCLUDE_FILE)))
+		return -EINVAL;
+	return tm_exclude(file, x);
 }
 
 static long do_info(struct file *file, union argument *a)
@@ -298,11 +302,15 @@ static int tm_open(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Whoever cut an epoch and goes away leaves it to nobody: its blocks go back into the active one. */
+/*
+ * Whoever cut an epoch and goes away leaves it to nobody: its blocks go back into the active one. Nor does anybody vouch any
+ * more for what lies in the extents of a file.
+ */
 static int tm_release(struct inode *inode, struct file *file)
 {
 	mutex_lock(&tm_mutex);
 	tm_abort_owned(file);
+	tm_exclude_end(file);
 	mutex_unlock(&tm_mutex);
 	kfree(file->private_data);
 	return 0;

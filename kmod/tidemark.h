@@ -48,10 +48,17 @@ struct tm_percpu {
 	u64 writes;
 };
 
-struct tm_exclusion { /* RCU */
-	struct rcu_head rcu;
+struct tm_excluded {
+	u64 start, count;
+	unsigned long
+		written; /* blocks from start on, up to the last that was written to; only upwards */
+};
+
+struct tm_exclusion { /* RCU; its end may free blocks of the file, so the list is out of use before */
+	const struct file *owner; /* descriptor of /dev/tidemark it ends with; NULL: none */
+	struct file *pinned;      /* the file that lies there; NULL: user space vouches for it */
 	u32 count;
-	struct tmk_extent extents[];
+	struct tm_excluded extents[];
 };
 
 struct tm_disk {
@@ -230,7 +237,9 @@ extern struct list_head tm_disks;        /* RCU; changed under tm_mutex */
 struct tm_disk *tm_disk_get(u32 number); /* under tm_mutex */
 int tm_attach(struct tmk_attach *arg);
 int tm_detach(u32 number);
-int tm_exclude(const struct tmk_exclude *arg);
+int tm_exclude(struct file *owner, const struct tmk_exclude *arg);
+void tm_exclude_end(const struct file *owner);
+void tm_exclusion_free(struct tm_exclusion *x); /* no hook may look at it any more; NULL is fine */
 int tm_info(struct tmk_info *arg);
 void tm_doubt(struct tm_disk *d, unsigned int why); /* any context */
 u64 tm_inflight(struct tm_disk *d, unsigned int parity);

@@ -59,7 +59,7 @@ int agentctl_disks(struct tm_cli *cli)
 static void show_machine(const cJSON *s)
 {
 	const cJSON *rpo = cJSON_GetObjectItemCaseSensitive(s, "rpo_ms");
-	char a[TM_TEXT_ROOM], b[TM_TEXT_ROOM];
+	char a[TM_TEXT_ROOM], b[TM_TEXT_ROOM], c[TM_TEXT_ROOM];
 
 	if (!is_true(s, "enrolled")) {
 		puts("not enrolled: run \"agentctl enroll\"");
@@ -96,6 +96,13 @@ static void show_machine(const cJSON *s)
 			tm_size_format(tm_json_num(s, "images_peak"), b));
 		printf(" of %s\n", tm_size_format(tm_json_num(s, "images_limit"), a));
 	}
+	if (tm_json_num(s, "spool_size"))
+		printf("spool       %s of %s, peak %s\n",
+			tm_size_format(tm_json_num(s, "spool_used"), a),
+			tm_size_format(tm_json_num(s, "spool_size"), b),
+			tm_size_format(tm_json_num(s, "spool_peak"), c));
+	else if (tm_json_str(s, "spool_error")[0])
+		printf("spool       none: %s\n", text(s, "spool_error"));
 	if (tm_json_num(s, "freeze_ms"))
 		printf("last freeze %llu ms\n", (unsigned long long)tm_json_num(s, "freeze_ms"));
 	if (tm_json_str(s, "last_error")[0])

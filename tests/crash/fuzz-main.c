@@ -187,6 +187,10 @@ static void do_exclude(struct fuzzer *f)
 
 	a.count = one_in(f, 8) ? (uint32_t)odd(f) : extents(f);
 	a.extents = pointer(f, a.count * sizeof(struct tmk_extent));
+	if (one_in(f, 2)) {
+		a.flags = TMK_EXCLUDE_FILE;
+		a.fd = one_in(f, 8) ? (uint32_t)odd(f) : (uint32_t)(rnd(f) % 16);
+	}
 	call(f, 4, TMK_EXCLUDE, &a);
 }
 
