@@ -121,7 +121,7 @@ static void uncopy(struct tm_disk *d, u64 first, u64 end)
  */
 static int drain(struct tm_disk *d, struct tmk_drain *arg, struct tm_map *map, unsigned long *bad)
 {
-	u64 end = arg->start + arg->count;
+	u64 end = arg->start + arg->count, at = arg->start;
 	struct tm_map *kept = tm_kept(d);
 	struct tm_image *image;
 	LIST_HEAD(dead);
@@ -131,14 +131,18 @@ static int drain(struct tm_disk *d, struct tmk_drain *arg, struct tm_map *map, u
 		return -ENOMEM;
 	for (;;) {
 		spin_lock_irq(&d->lock);
-		image = uncopied(d, arg->start, end);
+		image = uncopied(d, at, end);
+		if (!image) /* published behind us? */
+			image = uncopied(d, arg->start, at);
 		if (!image && !(arg->nbad && !arg->bad)) {
 			release_range(d, map, kept, arg->start, end, &dead);
 			spin_unlock_irq(&d->lock);
 			break;
 		}
-		if (image)
+		if (image) {
 			image->copied = true;
+			at = image->block + 1;
+		}
 		spin_unlock_irq(&d->lock);
 		err = image ? copy_one(arg, image, bad) : -EIO;
 		if (err) {
