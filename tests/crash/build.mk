@@ -19,6 +19,6 @@ SOAK_SUITES = $(if $(filter file,$(origin SUITE)),$(SUITES) debug,$(SUITE))
 soak: soak-kmod
 soak-kmod: deps
 	@for s in $(SOAK_SUITES); do \
-	themes="traps oracle files whole hurt"; [ $$s != debug ] || themes="$$themes starve"; \
+	themes="oracle files whole hurt"; [ $$s != debug ] || themes="$$themes starve"; \
 	for t in $$themes; do echo "== $$t $$s"; \
 	TM_CUTS=$(TM_CUTS) TM_FUZZ_SECONDS=$(TM_FUZZ_SECONDS) TM_LIMIT=$(or $(TM_LIMIT),40000) tests/vm/kmod.sh $$t $$s || exit 1; done; done

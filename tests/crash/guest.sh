@@ -11,6 +11,9 @@ die() { echo "FAIL: $*"; exit 1; }
 # part NAME: says what comes, and how long what came before took.
 part() { echo "== $* (after $((SECONDS - t_begin)) s)"; }
 
+# absent WHAT: cannot be tested here, as no kernel but the small one made to find faults may say.
+absent() { case $(uname -r) in *-debug) echo "not in this kernel: $*" ;; *) die "no $*" ;; esac; }
+
 # load [test] [PARAMETER=VALUE]...: the module, or its test build. Emulated guests stop for long at times: a write may be held
 # for a minute before it breaks an epoch, unless a test wants otherwise.
 load() {

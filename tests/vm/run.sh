@@ -66,6 +66,9 @@ disk_args() {
 	virtio) printf '%s\n' -device "virtio-blk-pci,drive=d$i,serial=disk$i,logical_block_size=$bs,physical_block_size=$bs" ;;
 	scsi) printf '%s\n' -device "virtio-scsi-pci,id=s$i" \
 		-device "scsi-hd,bus=s$i.0,drive=d$i,serial=disk$i,logical_block_size=$bs,physical_block_size=$bs" ;;
+	paths) printf '%s\n' -device "nvme-subsys,id=n$i,nqn=subsys$i" -device "nvme,id=p$i,subsys=n$i,serial=disk$i" \
+		-device "nvme,id=q$i,subsys=n$i,serial=disk$i" \
+		-device "nvme-ns,bus=p$i,drive=d$i,shared=on,logical_block_size=$bs,physical_block_size=$bs" ;;
 	nvme) printf '%s\n' -device "nvme,drive=d$i,serial=disk$i,logical_block_size=$bs,physical_block_size=$bs" ;;
 	*) return 1 ;;
 	esac
@@ -76,7 +79,7 @@ add_disk() {
 	local what=$1 word=$2 kind=virtio bs=512 base opt i=$ndisks file format
 	base=${word%%,*}
 	for opt in $(tr , ' ' <<<"${word#"$base"}"); do
-		case $opt in scsi | nvme | virtio) kind=$opt ;; 4k) bs=4096 ;; *) die "unknown disk option $opt" ;; esac
+		case $opt in scsi | nvme | paths | virtio) kind=$opt ;; 4k) bs=4096 ;; *) die "unknown disk option $opt" ;; esac
 	done
 	if [ "$what" = disk ]; then
 		file=$run_dir/disk$i format=raw
@@ -87,7 +90,7 @@ add_disk() {
 		kept_disks=1
 		format=$(qemu-img info --output=json "$file" | sed -n 's/.*"format": "\([a-z0-9]*\)".*/\1/p' | tail -n 1)
 	fi
-	case $kind in scsi) drivers+=' virtio_scsi sd_mod' ;; nvme) drivers+=' nvme' ;; esac
+	case $kind in scsi) drivers+=' virtio_scsi sd_mod' ;; nvme | paths) drivers+=' nvme' ;; esac
 	mapfile -t -O "${#disks[@]}" disks < <(disk_args $kind "$file" "$format" "$i" $bs)
 	ndisks=$((ndisks + 1))
 }
