@@ -9,7 +9,7 @@ pmem='memmap=16M!512M' # /dev/pmem0
 vm() { exec tests/vm/vm run "$suite" --timeout "${TM_LIMIT:-900}" "$@"; }
 case $theme in
 oracle) vm --disk 32M --disk 32M --disk 32M --disk 32M,4k -- tests/crash/guest-oracle "${TM_CUTS:-500}" ;;
-files) vm --disk 48M --disk 48M -- tests/crash/guest-files "${TM_CUTS:-60}" ;;
+files) vm --disk 48M --disk 48M -- tests/crash/guest-files "${TM_CUTS:-30}" ;;
 whole) vm --disk 32M --disk 32M --disk 32M,4k --disk 33555968 --disk 48M,scsi -- tests/crash/guest-whole ;;
 hurt) vm --disk 32M --disk 32M --disk 32M,scsi --disk 32M,paths --append "$pmem" -- tests/crash/guest-hurt "${TM_FUZZ_SECONDS:-60}" ;;
 traps) vm --disk 32M --disk 32M --append "$pmem" -- tests/crash/guest-traps ;;
