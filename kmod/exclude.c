@@ -127,19 +127,19 @@ static struct tm_exclusion *exclusion_new(
 int tm_exclude(struct file *owner, const struct tmk_exclude *arg)
 {
 	struct tm_disk *d = tm_disk_get(arg->disk);
-	struct tm_exclusion *new = NULL;
+	struct tm_exclusion *x = NULL;
 
 	if (!d)
 		return -ENODEV;
 	if (arg->count) {
-		new = exclusion_new(d, owner, arg);
-		if (IS_ERR(new))
-			return PTR_ERR(new);
+		x = exclusion_new(d, owner, arg);
+		if (IS_ERR(x))
+			return PTR_ERR(x);
 	}
-	if (new &&same_exclusion(d, new))
-		tm_exclusion_free(new);
+	if (x && same_exclusion(d, x))
+		tm_exclusion_free(x);
 	else
-		replace_exclusion(d, new);
+		replace_exclusion(d, x);
 	return 0;
 }
 
