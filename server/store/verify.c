@@ -24,8 +24,15 @@ struct verify {
 	int (*go_on)(void *arg, uint64_t keys);
 	void (*fn)(void *arg, const struct store_damage *d);
 	void *arg;
+	int untold; /* for want of memory */
 	struct tm_err *err;
 };
+
+/* The process lacks something: that says nothing of the files. */
+static int is_shortage(const char *msg)
+{
+	return strstr(msg, "Too many open files") || strstr(msg, "Cannot allocate memory");
+}
 
 /* ---- Telling of it ---- */
 
@@ -48,6 +55,7 @@ static void tell_machines(struct verify *v, const char *why)
 		n++;
 	list = calloc(n + 1, sizeof(*list));
 	n = 0;
+	v->untold |= !list;
 	for (const struct machine *m = v->st->machines; list && m; m = m->next) {
 		all_points(m, &list[n]);
 		snprintf(list[n++].why, sizeof(list->why), "%.150s", why);
@@ -172,6 +180,8 @@ static int walk(struct verify *v, enum cf cf)
 		if (!ret)
 			rocksdb_iter_get_error(it, &msg);
 		rocksdb_iter_destroy(it);
+		if (msg && is_shortage(msg))
+			return index_fail(v->err, "cannot read it", msg);
 		again = msg && skip_file(v, cf, msg, have ? at : NULL, next);
 		from = KEY_LEN;
 		have = 0;
@@ -184,10 +194,13 @@ static int verify(struct verify *v)
 {
 	struct index_conf conf = {.cache_bytes = CACHE, .buffer_bytes = 1 << 20, .read_only = 1};
 	char path[4400];
-	int ret = 0;
+	int ret;
 
 	snprintf(path, sizeof(path), "%s/open/" HOLD "/index", v->st->path);
-	if (index_open(&v->ix, path, &conf, v->err)) {
+	ret = index_open(&v->ix, path, &conf, v->err);
+	if (ret && is_shortage(v->err->msg))
+		return ret;
+	if (ret) {
 		tell_machines(v, v->err->msg);
 		return 0;
 	}
@@ -229,12 +242,16 @@ int store_verify_index(struct store *st, uint64_t rate, int (*go_on)(void *arg, 
 	if (fd >= 0) {
 		close(fd);
 		ret = verify(&v);
-	} else if (fd == -ENOSPC || store_ending(st, &(struct tm_err){0})) {
+	} else if (fd == -ENOSPC || is_shortage(err->msg) ||
+		   store_ending(st, &(struct tm_err){0})) {
 		ret = fd; /* it is open for reading only, or about to be closed */
 	} else {
 		tell_lost(&v, err->msg); /* a file cannot be linked: it is gone */
 		ret = 0;
 	}
+	if (!ret && v.untold)
+		ret = tm_fail(
+			err, ENOMEM, "out of memory for what is damaged: see nothing as verified");
 	remove_tree(st->openfd, HOLD, &(struct tm_err){0});
 	atomic_store(&st->verifying, 0);
 	return ret;
